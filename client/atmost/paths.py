@@ -1,0 +1,63 @@
+"""Where things lie: the one rule by which clients and the daemon find each other.
+
+The socket: the caller's, then $ATMOST_SOCKET, then the system's, then the user's own. Only the last
+two are looked for; a path that somebody named is the one that is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+SOCKET_NAME = "atmost.sock"
+SYSTEM_RUNTIME_DIR = "/run/atmost"
+SYSTEM_STATE_DIR = "/var/lib/atmost"
+SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7), less its NUL
+
+
+class SocketPath(NamedTuple):
+    """A socket to try, and where that path came from, in words for an error."""
+
+    path: str
+    source: str
+
+
+def socket_paths(
+    given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> list[SocketPath]:
+    """The sockets to try, in order: one if it was named, else the system's and the user's."""
+    if given is not None:
+        return [SocketPath(os.fspath(given), "given")]
+    named = environ.get("ATMOST_SOCKET")
+    if named:
+        return [SocketPath(named, "from ATMOST_SOCKET")]
+    return [
+        SocketPath(f"{SYSTEM_RUNTIME_DIR}/{SOCKET_NAME}", "default, of the system"),
+        SocketPath(f"{user_runtime_dir(environ)}/{SOCKET_NAME}", "default, of the user"),
+    ]
+
+
+def user_runtime_dir(environ: Mapping[str, str] = os.environ) -> str:
+    """Where a user's own daemon has its socket, also where XDG_RUNTIME_DIR is unset (cron, su)."""
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(base):
+        return os.path.join(base, "atmost")
+    uid = os.geteuid()
+    base = f"/run/user/{uid}"
+    return f"{base}/atmost" if os.path.isdir(base) else f"/tmp/atmost-{uid}"
+
+
+def user_state_dir(environ: Mapping[str, str] = os.environ) -> str:
+    """Where a user's own daemon keeps its state."""
+    base = environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.local/state")
+    return os.path.join(base, "atmost")
+
+
+def version() -> str:
+    """The version of atmost."""
+    from atmost import __version__
+
+    return __version__

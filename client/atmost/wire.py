@@ -1,0 +1,289 @@
+"""What travels between a client and the daemon. PROTOCOL.md says the same for people.
+
+Rule 1: a frame is a 4-byte big-endian length and that many bytes of msgpack: an array [type, field, ...].
+Rule 2: the length is checked before anything is allocated or decoded.
+Rule 3: fields are only ever added at the end of a message, with a default; a change that an older
+end would misread raises PROTOCOL_VERSION.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from atmost.errors import ProtocolError
+
+PROTOCOL_VERSION: Final = 1
+FRAME_BYTES_MAX: Final = 64 * 1024  # a page of a listing; nothing longer is ever sent
+PREFIX_BYTES: Final = 4
+SESSION_BYTES: Final = 16  # enough that no two sessions ever draw the same
+COMMAND_CHARS_MAX: Final = 200  # of a command line: what a table can show
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What every message is: a msgpack array whose first element names its type."""
+
+
+# What a client sends
+
+
+class Hello(Message, frozen=True, array_like=True, tag="hello"):
+    """The first frame of a connection."""
+
+    protocol: int
+    session: bytes  # SESSION_BYTES drawn at random; names this client across reconnects
+    pid: int
+    command: list[str]  # argv, shortened to COMMAND_CHARS_MAX in all
+    user: str
+    client: str  # implementation and version, for the operator
+
+
+class Acquire(Message, frozen=True, array_like=True, tag="acquire"):
+    """Ask for slots of one or several limits, all or nothing. Answer: Granted or Failed."""
+
+    request: int  # chosen by the client, rising; names the request and then the grant
+    hold: dict[str, int]  # slots that come back by Release, {limit: slots}
+    spend: dict[str, int] = {}  # slots that come back by decay
+    timeout_seconds: float | None = None  # None: wait for ever; 0: try once
+    strict: bool = False
+    inside: list[int] = []  # grants whose blocks the asking thread or task is in
+    by_process: bool = False  # held until the process ends, not the connection
+
+
+class Release(Message, frozen=True, array_like=True, tag="release"):
+    """Let go of whatever the request has: its slots, its places in line, or nothing. No answer."""
+
+    request: int
+
+
+class CreateLimit(Message, frozen=True, array_like=True, tag="create_limit"):
+    """Answer: Limit or Failed, as for all that change a limit, once the change is durable."""
+
+    request: int
+    name: str
+    limit: int
+    slot_decay_per_second: float = 0.0
+    active: bool = True
+
+
+class ReadLimit(Message, frozen=True, array_like=True, tag="read_limit"):
+    """Answer: Limit or Failed."""
+
+    request: int
+    name: str
+
+
+class UpdateLimit(Message, frozen=True, array_like=True, tag="update_limit"):
+    """None leaves a field as it is."""
+
+    request: int
+    name: str
+    limit: int | None = None
+    slot_decay_per_second: float | None = None
+    active: bool | None = None
+
+
+class DeleteLimit(Message, frozen=True, array_like=True, tag="delete_limit"):
+    """Answer: Done or Failed."""
+
+    request: int
+    name: str
+
+
+class ListLimits(Message, frozen=True, array_like=True, tag="list_limits"):
+    """Limits in the order of their names. Answer: Limits."""
+
+    request: int
+    after: str = ""  # go on behind this name
+
+
+class ListTickets(Message, frozen=True, array_like=True, tag="list_tickets"):
+    """Who holds and who waits, in the order of limit and arrival. Answer: Tickets or Failed."""
+
+    request: int
+    name: str | None = None  # of this limit only
+    after_limit: str = ""  # go on behind this limit and ...
+    after_number: int = 0  # ... this ticket of it
+
+
+class Status(Message, frozen=True, array_like=True, tag="status"):
+    """Answer: DaemonStatus."""
+
+    request: int
+
+
+ClientMessage = (
+    Hello
+    | Acquire
+    | Release
+    | CreateLimit
+    | ReadLimit
+    | UpdateLimit
+    | DeleteLimit
+    | ListLimits
+    | ListTickets
+    | Status
+)
+
+
+# What the daemon sends
+
+
+class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
+    """The answer to Hello."""
+
+    protocol: int
+    daemon: str  # its version
+    pid: int
+
+
+class Granted(Message, frozen=True, array_like=True, tag="granted"):
+    """The request has all of its slots."""
+
+    request: int
+    token: int  # fencing token: greater than every one granted before on any limit of this host
+    waited_ns: int
+    unguarded: list[str] = []  # inactive limits: nothing is occupied there
+
+
+class Failed(Message, frozen=True, array_like=True, tag="failed"):
+    """The request was refused; nothing was taken or changed. request 0: the connection itself."""
+
+    request: int
+    code: str  # errors.py
+    message: str  # for people; a program looks at code and fields
+    fields: dict[str, Any]
+
+
+class LimitRecord(Message, frozen=True, array_like=True):
+    """A limit as it is now: semantics.md 1."""
+
+    name: str
+    limit: int
+    slot_decay_per_second: float
+    active: bool
+    active_slots: int  # held + spent, rounded up to whole slots
+    held: int
+    spent: float  # with the fraction that has not decayed yet
+    waiting: int  # requests in its line
+    implicit: bool  # made by a request that named it, not by anyone's create
+
+
+class TicketRecord(Message, frozen=True, array_like=True):
+    """One request at one limit: it holds there or waits."""
+
+    limit: str
+    state: str  # held | waiting
+    slots: int
+    pid: int
+    user: str
+    command: str
+    age_seconds: float  # holds, or waits, since
+    place: int | None  # in this line, 1 is the head; None for a holder
+    number: int  # order of arrival on this host
+
+
+class Limit(Message, frozen=True, array_like=True, tag="limit"):
+    request: int
+    limit: LimitRecord
+
+
+class Limits(Message, frozen=True, array_like=True, tag="limits"):
+    """One page; ask again with after = the last name while `more`."""
+
+    request: int
+    limits: list[LimitRecord]
+    more: bool
+
+
+class Tickets(Message, frozen=True, array_like=True, tag="tickets"):
+    """One page; ask again with after_* = the last ticket while `more`."""
+
+    request: int
+    tickets: list[TicketRecord]
+    more: bool
+
+
+class DaemonStatus(Message, frozen=True, array_like=True, tag="daemon_status"):
+    request: int
+    version: str
+    pid: int
+    uptime_seconds: float
+    socket: str
+    state_dir: str
+    runtime_dir: str
+    limits: int
+    sessions: int
+    held: int  # grants
+    waiting: int  # requests
+    trouble: str  # what an operator has to mend; empty when all is well
+
+
+class Done(Message, frozen=True, array_like=True, tag="done"):
+    request: int
+
+
+DaemonMessage = Welcome | Granted | Failed | Limit | Limits | Tickets | DaemonStatus | Done
+
+_encoder = msgspec.msgpack.Encoder()
+_client_decoder = msgspec.msgpack.Decoder(ClientMessage)
+_daemon_decoder = msgspec.msgpack.Decoder(DaemonMessage)
+decode_client_message = _client_decoder.decode
+decode_daemon_message = _daemon_decoder.decode
+
+
+def encode(message: Message) -> bytes:
+    """The message as one frame. Raises ProtocolError if it is longer than a frame may be."""
+    body = _encoder.encode(message)
+    if len(body) > FRAME_BYTES_MAX:
+        raise ProtocolError(f"a {type(message).__name__} of {len(body)} bytes fits no frame")
+    return len(body).to_bytes(PREFIX_BYTES, "big") + body
+
+
+class FrameReader:
+    """Cuts a stream of bytes into the bodies of its frames."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""  # the beginning of a frame whose end has not come yet
+
+    def feed(self, data: bytes | memoryview) -> Iterator[memoryview]:
+        """The bodies that are complete with `data`. Raises ProtocolError at a prefix over the limit."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        view = memoryview(data)
+        start, end = 0, len(data)
+        while end - start >= PREFIX_BYTES:
+            body = start + PREFIX_BYTES
+            length = int.from_bytes(view[start:body], "big")
+            if length > FRAME_BYTES_MAX:
+                raise ProtocolError(
+                    f"a frame of {length} bytes; at most {FRAME_BYTES_MAX} are allowed"
+                )
+            if end - body < length:
+                break
+            start = body + length
+            yield view[body:start]
+        if start < end:
+            self._rest = bytes(view[start:])
+
+
+def shorten_command(argv: list[str]) -> list[str]:
+    """argv cut to COMMAND_CHARS_MAX characters in all, as Hello carries it."""
+    short: list[str] = []
+    left = COMMAND_CHARS_MAX
+    for word in argv:
+        if left <= 0:
+            break
+        short.append(word[:left].encode("utf-8", "replace").decode())
+        left -= len(word) + 1
+    return short
+
+
+def encoded_bytes(message: Message) -> int:
+    """How many bytes of a frame this part of a message takes."""
+    return len(_encoder.encode(message))

@@ -1,0 +1,1 @@
+"""atmostd: the daemon that keeps the limits of one host."""

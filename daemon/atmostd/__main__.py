@@ -1,0 +1,171 @@
+"""The daemon as a command: arguments -> files, registry, server -> run until told to stop.
+
+Exit codes: 0 stopped as told; 1 could not start (the last line says why); 2 wrong arguments;
+70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from atmost import paths
+from atmost.wire import DaemonStatus
+from atmostd.clock import NANOSECONDS, Alarm, boot_time
+from atmostd.config import Settings
+from atmostd.configuration import Configuration
+from atmostd.registry import Registry
+from atmostd.server import SocketError, SocketFile, serve
+from atmostd.session import Session
+from atmostd.snapshot import State
+from atmostd.store import Store, StoreError
+from atmostd.turn import Turn
+
+EXIT_CANNOT_START = 1
+EXIT_BROKEN = 70
+
+_log = logging.getLogger("atmostd")
+
+
+class Daemon:
+    """All parts of one daemon, put together."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.clock = boot_time
+        self.turn = Turn()
+        self.sessions: set[Session] = set()
+        self._settings = settings
+        self._stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._alarm = Alarm(self.clock, lambda limit: self.registry.ring(limit))
+        self.registry = Registry(self.clock, self.turn, self._alarm.set, self._crash)
+        self.configuration = Configuration(self.registry, store, self.turn, self.clock, _boot_id())
+        self._started_at = self.clock()
+
+    async def run(self, socket_file: SocketFile, saved: State | None) -> int:
+        """Serve until told to stop. Returns the exit code; raises StoreError at the very start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, 0)
+        self.configuration.restore(saved)
+        await self._save_first()
+        server = await serve(socket_file, lambda: Session(self))
+        configuring = loop.create_task(self.configuration.run())
+        configuring.add_done_callback(self._configuration_ended)
+        _log.info(
+            "atmostd %s (pid %d) listens on %s; state in %s, %d limits",
+            paths.version(),
+            os.getpid(),
+            self._settings.socket,
+            self._settings.state_dir,
+            len(self.registry.actors),
+        )
+        code = await self._stopping
+        server.close()
+        configuring.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await configuring
+        if code == 0:
+            await self._stop_in_order()
+        self._alarm.close()
+        return code
+
+    def status(self, request: int) -> DaemonStatus:
+        """What the daemon says of itself."""
+        limits = [actor.limit for actor in self.registry.actors.values()]
+        return DaemonStatus(
+            request=request,
+            version=paths.version(),
+            pid=os.getpid(),
+            uptime_seconds=(self.clock() - self._started_at) / NANOSECONDS,
+            socket=str(self._settings.socket),
+            state_dir=str(self._settings.state_dir),
+            runtime_dir=str(self._settings.runtime_dir),
+            limits=len(limits),
+            sessions=len(self.sessions),
+            held=len({number for limit in limits for number in limit.holders}),
+            waiting=len({ticket.number for limit in limits for ticket in limit.line}),
+            trouble=self.configuration.trouble,
+        )
+
+    async def _save_first(self) -> None:
+        """Set fencing tokens aside before the first is given, and see that the folder can be written."""
+        try:
+            await self.configuration.save()
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to the state folder {self._settings.state_dir}: "
+                f"{error.strerror or error}; mend that, or name another with --state-dir"
+            ) from error
+
+    async def _stop_in_order(self) -> None:
+        """Nobody is left hanging: what was asked is answered or its connection closed."""
+        await self.turn.over()
+        for session in list(self.sessions):
+            session.close()
+        self.registry.stop()
+        with contextlib.suppress(OSError):  # it has been logged
+            await self.configuration.save()
+
+    def _stop(self, code: int) -> None:
+        if not self._stopping.done():
+            self._stopping.set_result(code)
+
+    def _crash(self, error: BaseException) -> None:
+        _log.critical("a broken invariant; the daemon ends", exc_info=error)
+        self._stop(EXIT_BROKEN)
+
+    def _configuration_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crash(error)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon in the foreground. Returns its exit code."""
+    settings = Settings.from_arguments(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    _allow_many_descriptors()
+    store = Store(settings.state_dir)
+    try:
+        socket_file = SocketFile(settings.socket, settings.socket_mode)
+        try:
+            saved = store.open()
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_run(settings, store, socket_file, saved))
+        finally:
+            socket_file.close()
+            store.close()
+    except (SocketError, StoreError) as error:
+        print(f"atmostd: {error}", file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+async def _run(
+    settings: Settings, store: Store, socket_file: SocketFile, saved: State | None
+) -> int:
+    return await Daemon(settings, store).run(socket_file, saved)
+
+
+def _allow_many_descriptors() -> None:
+    """Each client takes two: its connection and its pidfd."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

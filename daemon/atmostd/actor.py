@@ -1,0 +1,85 @@
+"""The actor of one limit: an inbox, and one coroutine that takes one synchronous step a message.
+
+Rule: nothing else applies events to a limit, so its messages act in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from atmostd.clock import Clock
+from atmostd.limit import Effect, Event, Limit
+from atmostd.turn import Turn
+
+
+class Surroundings:
+    """What every actor of this daemon shares."""
+
+    __slots__ = ("clock", "crash", "deliver", "loop", "turn")
+
+    def __init__(
+        self,
+        clock: Clock,
+        turn: Turn,
+        deliver: Callable[[Effect], None],
+        crash: Callable[[BaseException], None],
+    ) -> None:
+        self.clock = clock
+        self.turn = turn
+        self.deliver = deliver  # takes each effect to whom it concerns
+        self.crash = crash  # a broken invariant: the daemon must not go on
+        self.loop = asyncio.get_running_loop()
+
+
+class Actor:
+    """Post events; the rest happens in their order."""
+
+    __slots__ = ("_around", "_awake", "_inbox", "_sleep", "_task", "implicit", "limit")
+
+    def __init__(self, limit: Limit, implicit: bool, around: Surroundings) -> None:
+        self.limit = limit
+        self.implicit = implicit  # made by a request that named it
+        self._around = around
+        self._inbox: deque[Event] = deque()
+        self._awake = False
+        self._sleep: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # from the first message on
+
+    def post(self, event: Event) -> None:
+        """Put a message into the inbox. It acts within this turn of the loop."""
+        self._inbox.append(event)
+        if self._awake:
+            return
+        self._awake = True
+        self._around.turn.actor_wakes()
+        if self._sleep is not None:
+            self._sleep.set_result(None)
+        else:
+            self._task = self._around.loop.create_task(self._run(), name=self.limit.name)
+
+    def stop(self) -> None:
+        """End the coroutine; what is in the inbox is not acted on."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        around, limit, inbox = self._around, self.limit, self._inbox
+        try:
+            while True:
+                now = around.clock()
+                while inbox:
+                    for effect in limit.apply(inbox.popleft(), now):
+                        around.deliver(effect)
+                self._awake = False
+                if limit.deleted:
+                    # Its last holders may still let go of their other limits: post() starts anew.
+                    self._sleep = None
+                    around.turn.actor_sleeps()
+                    return
+                self._sleep = around.loop.create_future()
+                around.turn.actor_sleeps()
+                await self._sleep
+        except Exception as error:
+            around.crash(error)

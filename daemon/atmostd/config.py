@@ -1,0 +1,71 @@
+"""What can be set, and what it is when nobody sets it. Every default is a named constant, unit last."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from atmost import paths
+
+HELLO_SECONDS = 10.0  # a connection that says nothing is closed: it takes a descriptor from others
+CLOSE_SECONDS = 1.0  # for a refused client to read why, before its connection is cut
+OUTPUT_BYTES_MAX = (
+    1024 * 1024
+)  # unread replies of one client; a client that reads never has so many
+LEVELS_SAVE_SECONDS = 30.0  # spent levels on disk are at most so old after a power cut
+TOKENS_RESERVED = (
+    1_000_000  # fencing tokens set aside on disk: at most so many are skipped by a crash
+)
+BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
+IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
+HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all
+WAIT_SECONDS_MAX = 1e9  # a longer time-out (30 years) is no time-out
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where this daemon listens and keeps its files."""
+
+    socket: Path
+    state_dir: Path
+    runtime_dir: Path
+    socket_mode: int  # who may connect
+
+    @classmethod
+    def from_arguments(cls, arguments: list[str] | None = None) -> Settings:
+        """Read the command line. Exits with 2 and the usage line if it is wrong."""
+        parser = argparse.ArgumentParser(
+            prog="atmostd",
+            description="Keep the concurrency and rate limits of this host. Runs in the foreground.",
+        )
+        parser.add_argument("--socket", metavar="PATH", type=_path, help="listen here")
+        parser.add_argument(
+            "--state-dir", metavar="DIR", type=_path, help="limits and levels, kept over reboots"
+        )
+        parser.add_argument(
+            "--runtime-dir", metavar="DIR", type=_path, help="the socket's folder, unless --socket"
+        )
+        parser.add_argument("--version", action="version", version=f"atmostd {paths.version()}")
+        given = parser.parse_args(arguments)
+        root = os.geteuid() == 0
+        runtime_dir = given.runtime_dir or Path(
+            paths.SYSTEM_RUNTIME_DIR if root else paths.user_runtime_dir()
+        )
+        state_dir = given.state_dir or Path(
+            paths.SYSTEM_STATE_DIR if root else paths.user_state_dir()
+        )
+        return cls(
+            socket=given.socket or runtime_dir / paths.SOCKET_NAME,
+            state_dir=state_dir,
+            runtime_dir=runtime_dir,
+            # Anyone on the host may use a system daemon's limits; only root may change them.
+            socket_mode=0o666 if root else 0o600,
+        )
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("expected a path")
+    return Path(os.path.abspath(text))

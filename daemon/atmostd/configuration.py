@@ -1,0 +1,260 @@
+"""The limits as they are declared, and the one coroutine through which they change.
+
+Rule 1: a change is on disk before it is made, and made before it is answered. What could not be
+written is refused, and nothing has changed.
+Rule 2: changes that come while one write is under way share the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from atmost import values
+from atmost.errors import AtmostError, LimitExists, LimitNotFound, StateNotSaved
+from atmost.wire import CreateLimit, DeleteLimit, LimitRecord, UpdateLimit
+from atmostd import config
+from atmostd.clock import Clock
+from atmostd.limit import Delete, Edit
+from atmostd.listing import limit_record
+from atmostd.registry import Registry
+from atmostd.snapshot import SavedLimit, State
+from atmostd.store import Store
+from atmostd.turn import Turn
+
+_log = logging.getLogger(__name__)
+
+ChangeMessage = CreateLimit | UpdateLimit | DeleteLimit
+
+
+class Changer(Protocol):
+    """Who asks for changes: a session."""
+
+    def changed(self, request: int, record: LimitRecord | None) -> None:
+        """The change is made and durable; None: the limit is gone."""
+
+    def failed(self, request: int, error: AtmostError) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The settings of one limit."""
+
+    limit: int
+    slot_decay_per_second: float
+    active: bool
+    implicit: bool
+
+
+class Configuration:
+    """Ask for a change; the asker is told when it is durable and in force, or why not."""
+
+    def __init__(
+        self, registry: Registry, store: Store, turn: Turn, clock: Clock, boot_id: str
+    ) -> None:
+        self.trouble = ""  # why the state on disk is out of date; empty when it is not
+        self._registry = registry
+        self._store = store
+        self._turn = turn
+        self._clock = clock
+        self._boot_id = boot_id
+        self._inbox: list[tuple[ChangeMessage, Changer]] = []
+        self._unsaved = False  # something changed that nobody waits for
+        self._wake = asyncio.Event()
+        self._levels_due: asyncio.TimerHandle | None = None
+        registry.on_spent = self._levels_changed
+        registry.on_implicit = self._save_soon
+        registry.on_tokens_low = self._save_soon
+
+    def restore(self, state: State | None) -> None:
+        """Make the limits of a saved state, with their levels decayed by the time since."""
+        if state is None:
+            return
+        now = self._clock()
+        if state.boot_id == self._boot_id:
+            elapsed = max(0, now - state.boot_time)
+        else:
+            elapsed = max(0, time.time_ns() - state.wall_time)
+        self._registry.next_token = self._registry.tokens_low_at = state.token_mark
+        for saved in state.limits:
+            actor = self._registry.make(
+                saved.name, saved.limit, saved.slot_decay_per_second, saved.active, saved.implicit
+            )
+            level = actor.limit.level
+            level.units = int(saved.spent_units)
+            level.settled_at = now - elapsed
+            level.settle(now)
+
+    def ask(self, message: ChangeMessage, changer: Changer) -> None:
+        """Put a change into the inbox."""
+        self._inbox.append((message, changer))
+        self._wake.set()
+
+    async def save(self) -> None:
+        """Write what is true now. Raises OSError."""
+        await self._write(self._declared())
+
+    async def run(self) -> None:
+        """Take what is in the inbox, again and again, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._inbox = self._inbox, []
+            await self._change(batch)
+
+    # One batch
+
+    async def _change(self, batch: list[tuple[ChangeMessage, Changer]]) -> None:
+        draft = self._declared()
+        accepted = []
+        for message, changer in batch:
+            try:
+                _alter(draft, message)
+                accepted.append((message, changer, draft.get(message.name)))
+            except AtmostError as error:
+                changer.failed(message.request, error)
+        if not accepted and not self._unsaved:
+            return
+        self._unsaved = False
+        try:
+            await self._write(draft)
+        except OSError as error:
+            self._unsaved = True
+            reason = error.strerror or str(error)
+            for message, changer, _ in accepted:
+                changer.failed(message.request, StateNotSaved(str(self._store.path), reason))
+            self._levels_changed()  # try again later
+            return
+        for message, _, declared in accepted:
+            self._put_in_force(message.name, declared)
+        await self._turn.over()
+        for message, changer, declared in accepted:
+            changer.changed(message.request, self._record(message.name, declared))
+
+    def _put_in_force(self, name: str, declared: Declared | None) -> None:
+        """Make true what is on disk now; None: the limit is deleted."""
+        registry = self._registry
+        actor = registry.actors.get(name)
+        if declared is None:
+            if actor is not None:
+                registry.forget(name)
+                actor.post(Delete())
+        elif actor is None:
+            registry.make(name, declared.limit, declared.slot_decay_per_second, declared.active)
+        else:
+            # Also a create: a request may have made it implicitly while the write was under way.
+            actor.implicit = declared.implicit
+            actor.post(Edit(declared.limit, declared.slot_decay_per_second, declared.active))
+
+    def _record(self, name: str, declared: Declared | None) -> LimitRecord | None:
+        if declared is None:
+            return None
+        actor = self._registry.actors.get(name)
+        if actor is not None:
+            return limit_record(actor, self._clock())
+        rate = declared.slot_decay_per_second  # deleted since, by the same batch
+        return LimitRecord(name, declared.limit, rate, declared.active, 0, 0, 0.0, 0, False)
+
+    # The state on disk
+
+    def _declared(self) -> dict[str, Declared]:
+        return {
+            name: Declared(
+                actor.limit.limit,
+                actor.limit.slot_decay_per_second,
+                actor.limit.active,
+                actor.implicit,
+            )
+            for name, actor in self._registry.actors.items()
+        }
+
+    async def _write(self, draft: dict[str, Declared]) -> None:
+        state = self._state(draft)
+        try:
+            await self._store.save(state)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if not self.trouble:
+                _log.error("cannot save the state to %s: %s", self._store.path, reason)
+            self.trouble = f"the state cannot be saved to {self._store.path}: {reason}"
+            raise
+        if self.trouble:
+            _log.warning("the state is saved again to %s", self._store.path)
+            self.trouble = ""
+        self._registry.tokens_low_at = state.token_mark - config.TOKENS_RESERVED // 2
+
+    def _state(self, draft: dict[str, Declared]) -> State:
+        now = self._clock()
+        return State(
+            boot_id=self._boot_id,
+            boot_time=now,
+            wall_time=time.time_ns(),
+            token_mark=self._registry.next_token + config.TOKENS_RESERVED,
+            limits=[self._saved(name, declared, now) for name, declared in draft.items()],
+        )
+
+    def _saved(self, name: str, declared: Declared, now: int) -> SavedLimit:
+        actor = self._registry.actors.get(name)
+        rate = declared.slot_decay_per_second
+        units = actor.limit.level.at_rate(rate, now).units if actor is not None else 0
+        return SavedLimit(
+            name=name,
+            limit=declared.limit,
+            slot_decay_per_second=rate,
+            active=declared.active,
+            implicit=declared.implicit,
+            spent_units=str(units),
+        )
+
+    def _levels_changed(self) -> None:
+        if self._levels_due is None:
+            loop = asyncio.get_running_loop()
+            self._levels_due = loop.call_later(config.LEVELS_SAVE_SECONDS, self._save_soon)
+
+    def _save_soon(self) -> None:
+        if self._levels_due is not None:
+            self._levels_due.cancel()
+            self._levels_due = None
+        self._unsaved = True
+        self._wake.set()
+
+
+def _alter(draft: dict[str, Declared], message: ChangeMessage) -> None:
+    """Make the change in a draft, or raise why it can't be made."""
+    name = values.check_name(message.name)
+    now = draft.get(name)
+    match message:
+        case CreateLimit():
+            limit = values.check_limit(message.limit)
+            decay = values.check_decay(message.slot_decay_per_second)
+            if now is not None:
+                raise LimitExists(name)
+            draft[name] = Declared(limit, decay, message.active, implicit=False)
+        case UpdateLimit():
+            if message.limit is not None:
+                values.check_limit(message.limit)
+            if message.slot_decay_per_second is not None:
+                values.check_decay(message.slot_decay_per_second)
+            if now is None:
+                raise LimitNotFound([name])
+            draft[name] = _updated(now, message)
+        case DeleteLimit():
+            if now is None:
+                raise LimitNotFound([name])
+            del draft[name]
+        case _:
+            assert_never(message)
+
+
+def _updated(declared: Declared, update: UpdateLimit) -> Declared:
+    """None leaves a field as it is; what somebody sets by hand is no longer implicit."""
+    limit, decay, active = update.limit, update.slot_decay_per_second, update.active
+    return Declared(
+        declared.limit if limit is None else limit,
+        declared.slot_decay_per_second if decay is None else decay,
+        declared.active if active is None else active,
+        implicit=False,
+    )

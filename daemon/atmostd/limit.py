@@ -1,0 +1,505 @@
+"""What a limit decides. THE RULES of semantics.md, and nothing else.
+
+Rule 1: every transition is here, as `Limit.apply(event, now) -> effects`: one event, one step.
+Rule 2: no clock, no I/O, no asyncio. `now` is an argument, in whole nanoseconds.
+Rule 3: one function takes slots (`_take`), one gives them back (`_let_go`), one decides who goes
+(`_grant_in_order`), and time acts in one event (`Tick`).
+Rule 4: a request over several limits is one ticket that stands in the line of each of them. Whatever
+ends or grants it does so in all of its limits, in the same step.
+
+Who goes first. Tickets are looked at in the order of their arrival. A ticket *lacks* a limit when the
+slots it asks are not free there, or when an earlier ticket holds back that line. It goes when it lacks
+nothing. If it lacks one limit alone it holds back that limit's line (nobody takes what it saves up
+for), but no other of its lines; if it lacks several it holds back none. Once it has been passed
+PASSES_MAX times in every line that it lacks, it holds back all of its lines until it goes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable
+from enum import Enum
+from typing import assert_never
+
+from msgspec import Struct
+
+from atmostd.level import Level
+from atmostd.line import Line
+
+PASSES_MAX = 4  # semantics.md 2: how often a ticket may be passed in the lines that it lacks
+DEADLINES_DEAD_MAX = 64  # entries of tickets that are gone, kept before the heap is made anew
+
+
+class State(Enum):
+    """Where a ticket is in its life; it only ever moves down this list."""
+
+    ARRIVING = "arriving"  # does not stand in all of its lines yet
+    WAITING = "waiting"
+    HELD = "held"
+    ENDED = "ended"
+
+
+class Part(Struct, eq=False):
+    """What a ticket asks of one limit."""
+
+    limit: Limit
+    hold: int  # slots that come back when the ticket lets go
+    spend: int  # slots that come back by decay
+    taken: bool = False  # on the books: granted while the limit was active, and not given back
+
+    @property
+    def slots(self) -> int:
+        return self.hold + self.spend
+
+
+class Ticket(Struct, eq=False):
+    """One request. Nothing but the rules changes it."""
+
+    number: int  # order of arrival on this host
+    parts: tuple[Part, ...]  # one for each limit, the first is the ticket's home
+    shape: Hashable  # equal for tickets that ask the same of the same limits
+    asked_at: int
+    deadline: int | None = None  # None: waits for ever; not after asked_at: tries once
+    strict: bool = False  # never runs unguarded
+    inside: tuple[Ticket, ...] = ()  # grants that cannot end before this one goes
+    owner: object = None  # whoever asked; the rules do not look at it
+    state: State = State.ARRIVING
+    missing: int = 1  # lines in which it does not stand yet
+    keeps: bool = False  # was passed often enough: holds back all of its lines
+    granted_at: int = 0
+
+    @property
+    def home(self) -> Limit:
+        """The limit whose actor gets what concerns the ticket as a whole."""
+        return self.parts[0].limit
+
+
+# What can happen
+
+
+class Arrive(Struct, eq=False):
+    """The ticket reaches this limit's line. Posted to each of its limits."""
+
+    ticket: Ticket
+
+
+class LetGo(Struct, eq=False):
+    """Whatever the ticket has, it lets go: slots, places in line, or nothing. Posted to its home."""
+
+    ticket: Ticket
+
+
+class Tick(Struct, eq=False):
+    """Time has passed."""
+
+
+class Edit(Struct, eq=False):
+    """None leaves a field as it is."""
+
+    limit: int | None = None
+    slot_decay_per_second: float | None = None
+    active: bool | None = None
+
+
+class Delete(Struct, eq=False):
+    """The limit ends: its waiters fail, its holders run on."""
+
+
+Event = Arrive | LetGo | Tick | Edit | Delete
+
+
+# What follows
+
+
+class Granted(Struct, eq=False):
+    ticket: Ticket
+
+
+class Refused(Struct, eq=False):
+    """`code` and `fields` as in the client's error tree."""
+
+    ticket: Ticket
+    code: str
+    fields: dict[str, object]
+
+
+class TimedOut(Struct, eq=False):
+    """`places`: {name: place in that line}, as they were."""
+
+    ticket: Ticket
+    places: dict[str, int]
+
+
+class WakeAt(Struct, eq=False):
+    """Something will happen at this limit by time alone: send it a Tick then."""
+
+    limit: Limit
+    instant: int
+
+
+Effect = Granted | Refused | TimedOut | WakeAt
+
+
+class Limit:
+    """One named limit: its settings, who holds, what is spent, who waits."""
+
+    __slots__ = (
+        "_deadlines",
+        "_passers",
+        "active",
+        "deleted",
+        "held",
+        "holders",
+        "level",
+        "limit",
+        "line",
+        "name",
+        "wakes_at",
+    )
+
+    def __init__(
+        self, name: str, limit: int, slot_decay_per_second: float, active: bool, now: int
+    ) -> None:
+        self.name = name
+        self.limit = limit
+        self.active = active
+        self.level = Level(slot_decay_per_second, now)
+        self.holders: dict[int, Ticket] = {}  # on the books, by number
+        self.held = 0  # slots of the holders: always their sum
+        self.line: Line[Ticket] = Line()
+        self.deleted = False
+        self.wakes_at: int | None = None  # the Tick that has been asked for
+        self._deadlines: list[tuple[int, int, Ticket]] = []  # heap, of tickets whose home is here
+        self._passers = [0] * PASSES_MAX  # the greatest numbers that went here, ascending
+
+    def apply(self, event: Event, now: int) -> list[Effect]:
+        """One step: what happened at `now` (nanoseconds), and what follows from it."""
+        match event:
+            case Arrive(ticket=ticket):
+                return self._arrive(ticket, now)
+            case LetGo(ticket=ticket):
+                return _let_go(ticket, now)
+            case Tick():
+                return self._tick(now)
+            case Edit():
+                return self._edit(event, now)
+            case Delete():
+                return self._delete(now)
+            case _:
+                assert_never(event)
+
+    # What a reader may ask
+
+    def has_room(self, slots: int, now: int) -> bool:
+        """Whether so many slots are free; a limit that is not enforced always has them."""
+        if not self.active:
+            return True
+        free = self.limit - self.held - slots
+        if free < 0:
+            return False
+        self.level.settle(now)
+        return self.level.within(free)
+
+    def active_slots(self, now: int) -> int:
+        """Slots occupied: held + spent, rounded up to whole slots."""
+        self.level.settle(now)
+        return self.held + self.level.whole_slots()
+
+    @property
+    def slot_decay_per_second(self) -> float:
+        return self.level.rate
+
+    # The events
+
+    def _arrive(self, ticket: Ticket, now: int) -> list[Effect]:
+        if ticket.state is not State.ARRIVING:
+            return []  # let go, or refused by another of its limits, before it got here
+        refusal = self._refusal(ticket)
+        if refusal is not None:
+            return _refuse([(ticket, refusal)], now)
+        ticket.missing -= 1
+        if not self.line and len(ticket.parts) == 1 and self.has_room(ticket.parts[0].slots, now):
+            _take(ticket, now)  # an empty line: it is at the head already
+            return [Granted(ticket)]
+        self.line.add(ticket)
+        if ticket.missing:
+            return []
+        ticket.state = State.WAITING
+        lines = _limits_of(ticket)
+        effects = _grant_in_order(lines, now)
+        if ticket.state is State.WAITING and ticket.deadline is not None:
+            if ticket.deadline <= now:
+                return effects + _time_out([ticket], now)
+            ticket.home._remember_deadline(ticket)
+            effects += _wake_ups([ticket.home], now)
+        return effects
+
+    def _tick(self, now: int) -> list[Effect]:
+        self.wakes_at = None
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            due.append(heapq.heappop(self._deadlines)[2])
+        effects = _grant_in_order([self], now)  # who can go at this very instant is not late
+        late = [ticket for ticket in due if ticket.state is State.WAITING]
+        return effects + _time_out(late, now) if late else effects
+
+    def _edit(self, edit: Edit, now: int) -> list[Effect]:
+        if edit.limit is not None:
+            self.limit = edit.limit
+        if edit.slot_decay_per_second is not None:
+            self.level.change_rate(edit.slot_decay_per_second, now)
+        if edit.active is not None:
+            self.active = edit.active
+        refused = [
+            (ticket, refusal)
+            for ticket in self.line
+            if (refusal := self._refusal(ticket)) is not None
+        ]
+        return _refuse(refused, now) + _grant_in_order([self], now)
+
+    def _delete(self, now: int) -> list[Effect]:
+        self.deleted = True
+        return _refuse([(ticket, self._deleted()) for ticket in self.line], now)
+
+    # Why a ticket may not even wait
+
+    def _refusal(self, ticket: Ticket) -> tuple[str, dict[str, object]] | None:
+        """Why waiting here could never end well, as an error's code and fields."""
+        if self.deleted:
+            return self._deleted()
+        if not self.active:
+            if ticket.strict:
+                inactive = [part.limit.name for part in ticket.parts if not part.limit.active]
+                return "limit_inactive", {"names": inactive}
+            return None
+        part = next(part for part in ticket.parts if part.limit is self)
+        if part.spend and not self.level.rate:
+            return "slot_decay_required", {"name": self.name}
+        if part.slots > self.limit:
+            return "never_fits", {"name": self.name, "slots": part.slots, "limit": self.limit}
+        if ticket.inside and ticket.deadline is None:
+            own = self._held_by(ticket.inside)
+            if own + part.slots > self.limit:
+                return "would_deadlock", {
+                    "name": self.name,
+                    "slots": part.slots,
+                    "held": own,
+                    "limit": self.limit,
+                }
+        return None
+
+    def _deleted(self) -> tuple[str, dict[str, object]]:
+        return "limit_deleted", {"name": self.name}
+
+    def _held_by(self, tickets: Iterable[Ticket]) -> int:
+        return sum(
+            part.hold
+            for ticket in tickets
+            for part in ticket.parts
+            if part.limit is self and part.taken
+        )
+
+    # Time
+
+    def _remember_deadline(self, ticket: Ticket) -> None:
+        assert ticket.deadline is not None
+        if len(self._deadlines) > 2 * len(self.line) + DEADLINES_DEAD_MAX:
+            self._deadlines = [
+                entry for entry in self._deadlines if entry[2].state is State.WAITING
+            ]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
+
+    def next_instant(self, now: int) -> int | None:
+        """The first instant at which time alone changes something here."""
+        while self._deadlines and self._deadlines[0][2].state is not State.WAITING:
+            heapq.heappop(self._deadlines)
+        instants = [self._deadlines[0][0]] if self._deadlines else []
+        if self.level.units and self.line:
+            self.level.settle(now)
+            for ticket in self.line.heads():
+                free = self.limit - self.held - self._slots_of(ticket)
+                if free >= 0 and not self.level.within(free):
+                    instants.append(self.level.instant_within(free))
+        return min(instants, default=None)
+
+    def _slots_of(self, ticket: Ticket) -> int:
+        return next(part.slots for part in ticket.parts if part.limit is self)
+
+    # Passing
+
+    def was_passed_by_enough(self, ticket: Ticket) -> bool:
+        """Whether PASSES_MAX later tickets went here while this one waits."""
+        return self._passers[0] > ticket.number
+
+    def _note_passer(self, ticket: Ticket) -> None:
+        if ticket.number > self._passers[0]:
+            self._passers[0] = ticket.number
+            self._passers.sort()
+
+
+# What concerns a ticket in all of its limits
+
+
+def _take(ticket: Ticket, now: int) -> None:
+    """The one place that takes slots: all that the ticket asks, in all of its limits."""
+    ticket.state = State.ENDED  # unless it holds something that it can let go of
+    ticket.granted_at = now
+    for part in ticket.parts:
+        limit = part.limit
+        limit.line.discard(ticket)
+        if part.hold:
+            ticket.state = State.HELD
+        if not limit.active:
+            continue
+        if part.hold:
+            part.taken = True
+            limit.holders[ticket.number] = ticket
+            limit.held += part.hold
+        if part.spend:
+            limit.level.settle(now)
+            limit.level.spend(part.spend)
+        if limit.line:
+            limit._note_passer(ticket)
+
+
+def _leave(ticket: Ticket) -> None:
+    """The one place that gives slots back and leaves the lines."""
+    ticket.state = State.ENDED
+    for part in ticket.parts:
+        limit = part.limit
+        limit.line.discard(ticket)
+        if part.taken:
+            part.taken = False
+            del limit.holders[ticket.number]
+            limit.held -= part.hold
+
+
+def _let_go(ticket: Ticket, now: int) -> list[Effect]:
+    if ticket.state is State.ENDED:
+        return []
+    _leave(ticket)
+    lines = [part.limit for part in ticket.parts if part.limit.line]
+    if not lines:
+        return []
+    return _grant_in_order(lines, now)
+
+
+def _refuse(refused: list[tuple[Ticket, tuple[str, dict[str, object]]]], now: int) -> list[Effect]:
+    effects: list[Effect] = []
+    for ticket, (code, fields) in refused:
+        _leave(ticket)
+        effects.append(Refused(ticket, code, fields))
+    return effects + _go_on_without([ticket for ticket, _ in refused], now)
+
+
+def _time_out(late: list[Ticket], now: int) -> list[Effect]:
+    """These have waited long enough. Their places are told as they are before the first one leaves."""
+    in_line: dict[Limit, list[Ticket]] = {}
+    for ticket in late:
+        for limit in _limits_of(ticket):
+            in_line.setdefault(limit, []).append(ticket)
+    places: dict[int, dict[str, int]] = {ticket.number: {} for ticket in late}
+    for limit, tickets in in_line.items():
+        for ticket, place in zip(tickets, limit.line.places(tickets), strict=True):
+            places[ticket.number][limit.name] = place
+    effects: list[Effect] = []
+    for ticket in late:
+        _leave(ticket)
+        effects.append(TimedOut(ticket, places[ticket.number]))
+    return effects + _go_on_without(late, now)
+
+
+def _go_on_without(tickets: list[Ticket], now: int) -> list[Effect]:
+    """Those behind tickets that left may go now."""
+    lines = dict.fromkeys(limit for ticket in tickets for limit in _limits_of(ticket))
+    return _grant_in_order(list(lines), now)
+
+
+def _grant_in_order(changed: list[Limit], now: int) -> list[Effect]:
+    """The one place that decides who goes, after something changed at these limits."""
+    granted: list[Ticket] = []
+    while _sweep(_lines_affected(changed, now), now, granted):
+        pass
+    effects: list[Effect] = [Granted(ticket) for ticket in granted]
+    touched = dict.fromkeys(changed)
+    for ticket in granted:
+        touched.update(dict.fromkeys(_limits_of(ticket)))
+    return effects + _wake_ups(touched, now)
+
+
+def _lines_affected(changed: list[Limit], now: int) -> list[Limit]:
+    """The lines whose order may look different now: those changed, and all that hang together with
+    them by tickets over several limits. A limit without one free slot lets nobody go, whatever
+    happens in its line, so nothing spreads through it."""
+    if len(changed) == 1 and not any(len(head.parts) > 1 for head in changed[0].line.heads()):
+        return changed
+    found = dict.fromkeys(changed)
+    todo = list(changed)
+    while todo:
+        for head in todo.pop().line.heads():
+            for part in head.parts:
+                if part.limit not in found and part.limit.has_room(1, now):
+                    found[part.limit] = None
+                    todo.append(part.limit)
+    return list(found)
+
+
+def _sweep(lines: list[Limit], now: int, granted: list[Ticket]) -> bool:
+    """Look at who waits in these lines, in the order of arrival, and let go who can.
+
+    Returns True when one that went has passed another: what that one lacks, and so whom it holds
+    back, may be different now, and the sweep has to be made again.
+    """
+    heads = {
+        head.number: head
+        for limit in lines
+        if limit.has_room(1, now)
+        for head in limit.line.heads()
+    }
+    order = sorted(heads)  # a sorted list is a heap
+    held_back: set[Limit] = set()
+    waited_in: set[Limit] = set()
+    while order:
+        ticket = heads[heapq.heappop(order)]
+        limits = _limits_of(ticket)
+        lacked = [
+            part.limit
+            for part in ticket.parts
+            if part.limit.active
+            and (part.limit in held_back or not part.limit.has_room(part.slots, now))
+        ]
+        if ticket.state is State.WAITING and not lacked:
+            _take(ticket, now)
+            granted.append(ticket)
+            if not waited_in.isdisjoint(limits):
+                return True
+            for limit in limits:
+                head = limit.line.head_like(ticket)
+                if head is not None and head.number not in heads:
+                    heads[head.number] = head
+                    heapq.heappush(order, head.number)
+            continue
+        waited_in.update(limits)
+        if not ticket.keeps and lacked:
+            ticket.keeps = all(limit.was_passed_by_enough(ticket) for limit in lacked)
+        if ticket.keeps or ticket.state is State.ARRIVING:
+            held_back.update(limits)
+        elif len(lacked) == 1:
+            held_back.add(lacked[0])
+    return False
+
+
+def _limits_of(ticket: Ticket) -> list[Limit]:
+    return [part.limit for part in ticket.parts]
+
+
+def _wake_ups(limits: Iterable[Limit], now: int) -> list[Effect]:
+    """The Ticks that these limits need and have not asked for yet."""
+    effects: list[Effect] = []
+    for limit in limits:
+        instant = limit.next_instant(now)
+        if instant is not None and (limit.wakes_at is None or instant < limit.wakes_at):
+            limit.wakes_at = instant
+            effects.append(WakeAt(limit, instant))
+    return effects

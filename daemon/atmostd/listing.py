@@ -1,0 +1,122 @@
+"""What a reader sees: limits and tickets as records, a page at a time.
+
+Rule: a page is made in one step from what is true now, and fits one frame.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from atmost.wire import FRAME_BYTES_MAX, LimitRecord, Message, TicketRecord, encoded_bytes
+from atmostd import config
+from atmostd.actor import Actor
+from atmostd.clock import NANOSECONDS
+from atmostd.limit import Limit, Ticket
+from atmostd.registry import Registry, request_of
+
+PAGE_BYTES_MAX = FRAME_BYTES_MAX - 1024  # what is around the records of a page takes less
+
+Record = TypeVar("Record", bound=Message)
+
+
+def limit_record(actor: Actor, now: int) -> LimitRecord:
+    """The limit as it is now."""
+    limit = actor.limit
+    active_slots = limit.active_slots(now)
+    return LimitRecord(
+        name=limit.name,
+        limit=limit.limit,
+        slot_decay_per_second=limit.slot_decay_per_second,
+        active=limit.active,
+        active_slots=active_slots,
+        held=limit.held,
+        spent=limit.level.slots(),
+        waiting=len(limit.line),
+        implicit=actor.implicit,
+    )
+
+
+def page_of_limits(registry: Registry, after: str, now: int) -> tuple[list[LimitRecord], bool]:
+    """The limits whose names come after `after`, and whether there are more of them."""
+    names = sorted(registry.actors)
+    start = bisect_right(names, after) if after else 0
+    return _page(limit_record(registry.actors[name], now) for name in names[start:])
+
+
+def page_of_tickets(
+    registry: Registry, name: str | None, after_limit: str, after_number: int, now: int
+) -> tuple[list[TicketRecord], bool]:
+    """Who holds and who waits, behind ticket `after_number` of `after_limit`, and whether there is more."""
+    names = sorted(registry.actors) if name is None else [name]
+
+    def records() -> Iterator[TicketRecord]:
+        for at in names:
+            if at >= after_limit:
+                behind = after_number if at == after_limit else 0
+                yield from _ticket_records(registry.actors[at].limit, behind, now)
+
+    return _page(records())
+
+
+def holders_told(tickets: Iterable[Limit], now: int) -> list[dict[str, object]]:
+    """Some of the holders of these limits, as a time-out tells them."""
+    told: list[dict[str, object]] = []
+    for limit in tickets:
+        for ticket in limit.holders.values():
+            if len(told) == config.HOLDERS_TOLD_MAX:
+                return told
+            record = _ticket_record(limit, ticket, None, now)
+            told.append(
+                {
+                    "limit": record.limit,
+                    "slots": record.slots,
+                    "pid": record.pid,
+                    "user": record.user,
+                    "command": record.command,
+                    "age_seconds": record.age_seconds,
+                }
+            )
+    return told
+
+
+def _ticket_records(limit: Limit, after_number: int, now: int) -> Iterator[TicketRecord]:
+    everyone: list[tuple[int, Ticket, int | None]] = [
+        (number, ticket, None) for number, ticket in limit.holders.items()
+    ]
+    everyone += [(ticket.number, ticket, place) for place, ticket in enumerate(limit.line, 1)]
+    everyone.sort(key=lambda entry: entry[0])
+    for _, ticket, place in everyone[
+        bisect_right([entry[0] for entry in everyone], after_number) :
+    ]:
+        yield _ticket_record(limit, ticket, place, now)
+
+
+def _ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) -> TicketRecord:
+    asker = request_of(ticket).asker
+    part = next(part for part in ticket.parts if part.limit is limit)
+    holds = place is None
+    since = ticket.granted_at if holds else ticket.asked_at
+    return TicketRecord(
+        limit=limit.name,
+        state="held" if holds else "waiting",
+        slots=part.hold if holds else part.slots,
+        pid=asker.pid,
+        user=asker.user,
+        command=asker.command,
+        age_seconds=max(0, now - since) / NANOSECONDS,
+        place=place,
+        number=ticket.number,
+    )
+
+
+def _page(records: Iterable[Record]) -> tuple[list[Record], bool]:
+    page: list[Record] = []
+    left = PAGE_BYTES_MAX
+    for record in records:
+        left -= encoded_bytes(record)
+        if left < 0:
+            return page, True
+        page.append(record)
+    return page, False

@@ -1,0 +1,88 @@
+"""The durable state as bytes, and back. Pure: no file is touched here.
+
+    magic (8) | schema u32 | generation u64 | length u64 | checksum (16) | msgpack body
+
+All numbers are big-endian. The checksum (BLAKE2b) covers everything else.
+
+Rule 1: bytes that were cut, changed or made by something else are refused with the reason.
+Rule 2: to change the body, raise SCHEMA and keep reading the older ones; a newer one is never guessed at.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+
+import msgspec
+
+MAGIC = b"ATMOST\r\n"  # the line end shows a file that was sent as text
+SCHEMA = 1
+CHECKSUM_BYTES = 16
+
+_HEAD = struct.Struct(">8sIQQ")
+_HEADER_BYTES = _HEAD.size + CHECKSUM_BYTES
+
+
+class SavedLimit(msgspec.Struct, frozen=True, array_like=True):
+    """One limit: its settings, and what was spent when the state was taken."""
+
+    name: str
+    limit: int
+    slot_decay_per_second: float
+    active: bool
+    implicit: bool
+    spent_units: str  # level.py's units, in decimal: they outgrow 64 bits
+
+
+class State(msgspec.Struct, frozen=True, array_like=True):
+    """All that outlives the daemon."""
+
+    boot_id: str  # of the host's run in which it was taken
+    boot_time: int  # when, in nanoseconds of that run
+    wall_time: int  # when, in nanoseconds since 1970: across reboots
+    token_mark: int  # no fencing token from this one on was given
+    limits: list[SavedLimit]
+
+
+class SnapshotError(Exception):
+    """These bytes are no state that this daemon may use; the message says why."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(State)
+
+
+def to_bytes(state: State, generation: int) -> bytes:
+    """The state as one file. `generation` rises with every file written."""
+    body = _encoder.encode(state)
+    head = _HEAD.pack(MAGIC, SCHEMA, generation, len(body))
+    return head + _checksum(head, body) + body
+
+
+def from_bytes(data: bytes) -> tuple[State, int]:
+    """The state and its generation. Raises SnapshotError."""
+    if len(data) < _HEADER_BYTES:
+        raise SnapshotError(f"it is cut off after {len(data)} bytes")
+    head = data[: _HEAD.size]
+    magic, schema, generation, length = _HEAD.unpack(head)
+    if magic != MAGIC:
+        raise SnapshotError("it does not begin as a state file does")
+    if schema > SCHEMA:
+        raise SnapshotError(
+            f"it was written by a newer atmostd (schema {schema}; this one reads up to {SCHEMA})"
+        )
+    body = data[_HEADER_BYTES:]
+    if length != len(body):
+        raise SnapshotError(f"it has {len(body)} bytes of {length}")
+    if _checksum(head, body) != data[_HEAD.size : _HEADER_BYTES]:
+        raise SnapshotError("its checksum is wrong: it was damaged")
+    try:
+        return _decoder.decode(body), generation
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"its contents are no state: {error}") from error
+
+
+def _checksum(head: bytes, body: bytes) -> bytes:
+    digest = blake2b(head, digest_size=CHECKSUM_BYTES)
+    digest.update(body)
+    return digest.digest()
