@@ -206,6 +206,11 @@ def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
     return unavailable(first, reason)
 
 
+def may_try_next(error: OSError) -> bool:
+    """Whether the next socket may be tried: a daemon that is there is not replaced by another one."""
+    return isinstance(error, FileNotFoundError | ConnectionRefusedError)
+
+
 def why_not_connected(error: OSError) -> str:
     """The reason in words that help."""
     match error:

@@ -1,17 +1,14 @@
 """atmost for blocking code: scripts, threads, forked workers. The twin of atmost.asyncio.
 
-Any number of threads share one connection. There is no background thread: of those that wait for an
-answer, one reads for all (the leader), so a thread that is alone pays no hand-over.
+Any number of threads share one connection (sync_connection.py). It also works inside a running event
+loop, which it blocks.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
-import select
-import socket
 import threading
 import time
 import weakref
@@ -20,23 +17,9 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from atmost import wire
-from atmost.errors import AtmostError, DaemonUnavailable, ProtocolError
-from atmost.exchange import (
-    ANSWER_SECONDS,
-    GRACE_SECONDS,
-    HELLO_SECONDS,
-    RECEIVE_BYTES,
-    Answer,
-    Asked,
-    Exchange,
-    Limit,
-    asked_of_concurrency,
-    asked_of_rate_limit,
-    none_answers,
-    unavailable,
-    why_not_connected,
-)
-from atmost.paths import SocketPath, socket_paths
+from atmost.errors import DaemonUnavailable
+from atmost.exchange import Answer, Asked, Limit, asked_of_concurrency, asked_of_rate_limit
+from atmost.sync_connection import Connection
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
 __all__ = [
@@ -315,9 +298,6 @@ class Client:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
-
     # Calls
 
     def _acquire(self, asked: Asked, caller: int, block: bool = False) -> Grant:
@@ -359,239 +339,9 @@ class Client:
             return connection
 
     def _forget_in_child(self) -> None:
-        """In a forked child: the parent's session is not ours, and its threads are not here."""
+        """In a forked child the parent's threads are not there, and its session is not ours."""
         self._connecting = threading.Lock()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.forget_in_child()
-
-
-class _Call:
-    """A request that waits for its answer."""
-
-    __slots__ = ("answer", "wake")
-
-    def __init__(self) -> None:
-        self.answer: Answer | None = None
-        self.wake: threading.Lock | None = None  # held while its thread sleeps
-
-
-class Connection:
-    """One session with the daemon, shared by the threads of this process.
-
-    Rule: `_lock` guards every field; it is never held while waiting for an answer.
-    """
-
-    def __init__(self, given: str | os.PathLike[str] | None, command: list[str] | None) -> None:
-        """Raises DaemonUnavailable or ProtocolError."""
-        self._lock = threading.Lock()
-        self._exchange = Exchange(command)
-        self._calls: dict[int, _Call] = {}  # by request
-        self._reading = False  # a thread reads for all
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self.lost: AtmostError | None = None  # why there is no connection any more
-        self._socket, self._at = _connect(given)
-        try:
-            self._shake_hands()
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def acquire(self, asked: Asked, caller: int, block: bool) -> wire.Granted:
-        """Wait for slots. `block`: the caller will be inside until leave()."""
-        patience = asked.timeout_seconds
-        with self._lock:
-            number, frame = self._exchange.acquire(asked, caller)
-            call = self._begin(number, frame)
-        granted = self._wait(number, call, None if patience is None else patience + GRACE_SECONDS)
-        assert isinstance(granted, wire.Granted)
-        if block:
-            self._exchange.enter(caller, number)
-        return granted
-
-    def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
-        """Send a request of this kind and wait for its answer."""
-        with self._lock:
-            number, frame = self._exchange.ask(kind, *fields)
-            call = self._begin(number, frame)
-        return self._wait(number, call, ANSWER_SECONDS)
-
-    def leave(self, caller: int, number: int) -> None:
-        """The caller is no longer inside this grant's block."""
-        self._exchange.leave(caller, number)
-
-    def release(self, number: int) -> None:
-        """Let go of what the request has. Needs no answer; without a connection nothing is held."""
-        with self._lock:
-            if not self.lost:
-                self._send(self._exchange.release(number))
-
-    def close(self, reason: str) -> None:
-        """End the session."""
-        with self._lock:
-            self._lose(unavailable(self._at, reason))
-
-    def forget_in_child(self) -> None:
-        """Close this process's copy of the socket; the parent's goes on."""
-        self._lock = threading.Lock()
-        self.lost = unavailable(self._at, "the session is that of the parent process")
-        self._socket.close()
-
-    # Sending
-
-    def _begin(self, number: int, frame: bytes) -> _Call:
-        if self.lost:
-            raise self.lost
-        call = self._calls[number] = _Call()
-        self._send(frame)
-        return call
-
-    def _send(self, frame: bytes) -> None:
-        try:
-            self._socket.sendall(frame)
-        except OSError as error:
-            self._lose(unavailable(self._at, f"the connection broke: {why_not_connected(error)}"))
-
-    # Waiting
-
-    def _wait(self, number: int, call: _Call, patience: float | None) -> Answer:
-        deadline = None if patience is None else time.monotonic() + patience
-        try:
-            while call.answer is None:
-                with self._lock:
-                    if call.answer is not None:
-                        break
-                    leads = not self._reading
-                    if leads:
-                        self._reading = True
-                    else:
-                        wake = call.wake = threading.Lock()
-                        wake.acquire()
-                if leads:
-                    self._lead(call, deadline)
-                elif not wake.acquire(timeout=-1 if deadline is None else _left(deadline)):
-                    raise TimeoutError
-        except BaseException as error:
-            self._give_up(number)
-            if isinstance(error, TimeoutError):
-                reason = f"it is there, but gave no answer within {patience:g} s"
-                raise unavailable(self._at, reason) from None
-            raise
-        if isinstance(call.answer, AtmostError):
-            raise call.answer
-        return call.answer
-
-    def _lead(self, call: _Call, deadline: float | None) -> None:
-        """Read for all threads until this call has its answer."""
-        try:
-            while call.answer is None:
-                if deadline is not None:
-                    self._await_bytes(deadline)
-                try:
-                    count = self._socket.recv_into(self._buffer)
-                    gone = "the daemon closed the connection"
-                except OSError as error:
-                    count = 0
-                    gone = f"the connection broke: {why_not_connected(error)}"
-                with self._lock:
-                    if count:
-                        self._take(self._buffer[:count])
-                    else:
-                        self._lose(unavailable(self._at, gone))
-        finally:
-            with self._lock:
-                self._reading = False
-                self._promote()
-
-    def _await_bytes(self, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if not poll.poll(_left(deadline) * 1000):
-            raise TimeoutError
-
-    def _give_up(self, number: int) -> None:
-        """The caller does not wait any longer. A grant that is on its way is let go of too."""
-        with self._lock:
-            self._calls.pop(number, None)
-            if not self.lost:
-                self._send(self._exchange.release(number))
-            if not self._reading:
-                self._promote()
-
-    def _promote(self) -> None:
-        """Wake one that waits, to read for all."""
-        for call in self._calls.values():
-            if call.wake is not None:
-                call.wake.release()
-                call.wake = None
-                return
-
-    # Receiving
-
-    def _shake_hands(self) -> None:
-        self._socket.settimeout(HELLO_SECONDS)
-        try:
-            self._socket.sendall(self._exchange.hello())
-            while not self._exchange.welcomed:
-                count = self._socket.recv_into(self._buffer)
-                if not count:
-                    raise unavailable(self._at, "the daemon closed the connection")
-                self._exchange.receive(self._buffer[:count])
-        except OSError as error:
-            if isinstance(error, AtmostError):
-                raise
-            raise unavailable(self._at, why_not_connected(error)) from error
-        self._socket.settimeout(None)
-
-    def _take(self, data: memoryview) -> None:
-        try:
-            answers = self._exchange.receive(data)
-        except ProtocolError as error:
-            self._lose(error)
-            return
-        for number, answer in answers:
-            call = self._calls.pop(number, None)
-            if call is not None:
-                self._answer(call, answer)
-
-    def _answer(self, call: _Call, answer: Answer) -> None:
-        call.answer = answer
-        if call.wake is not None:
-            call.wake.release()
-            call.wake = None
-
-    def _lose(self, why: AtmostError) -> None:
-        """The session is over: whoever waits is told, and nothing is held any more."""
-        if self.lost:
-            return
-        self.lost = why
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
-        self._socket.close()
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            self._answer(call, why)
-
-
-def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, SocketPath]:
-    """The first socket that answers, of those to be tried. Raises DaemonUnavailable."""
-    tried = []
-    for at in socket_paths(given):
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(HELLO_SECONDS)
-            connection.connect(at.path)
-            return connection, at
-        except OSError as error:
-            connection.close()
-            tried.append((at, why_not_connected(error)))
-            if not isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                break  # a daemon that this user may not use is not replaced by another one
-    raise none_answers(tried)
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
+        self._connection = None
 
 
 # The client of this process, and its functions

@@ -1,0 +1,505 @@
+"""atmost for asyncio code, on any event loop. The twin of atmost.sync.
+
+Any number of tasks share one connection (asyncio_connection.py); each event loop has its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from atmost import wire
+from atmost.asyncio_connection import Connection
+from atmost.errors import DaemonUnavailable
+from atmost.exchange import Answer, Asked, Limit, asked_of_concurrency, asked_of_rate_limit
+from atmost.values import Names, check_active, check_decay, check_limit, check_name
+
+__all__ = [
+    "Client",
+    "Concurrency",
+    "Grant",
+    "Limit",
+    "acquire",
+    "concurrency",
+    "create_limit",
+    "delete_limit",
+    "list_limits",
+    "rate_limit",
+    "read_limit",
+    "update_limit",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Grant:
+    """Slots that were granted; a context manager, `with` or `async with`, that releases them.
+
+    names: the limits; slots: {name: slots held}; waited_seconds: in the line; token: the fencing
+    token, greater than every one granted before on any of these limits; tokens: {name: token};
+    unguarded: those of the limits that are inactive, where nothing is occupied.
+    """
+
+    __slots__ = ("_connection", "_number", "names", "slots", "token", "unguarded", "waited_seconds")
+
+    def __init__(self, asked: Asked, connection: Connection | None, granted: wire.Granted | None):
+        self.names = tuple(asked.hold)
+        self.slots = dict(asked.hold)
+        self.waited_seconds = granted.waited_ns / 1e9 if granted else 0.0
+        self.token = granted.token if granted else 0
+        self.unguarded = tuple(granted.unguarded) if granted else ()
+        self._connection = connection
+        self._number = granted.request if granted else 0
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """The fencing token for each limit."""
+        return dict.fromkeys(self.names, self.token)
+
+    def release(self) -> Awaitable[None]:
+        """Give the slots back, at once; what it returns may be awaited or not. Twice is harmless; in
+        a forked child it does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release(self._number)
+        return _DONE
+
+    def __enter__(self) -> Grant:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Grant:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Concurrency:
+    """What `concurrency` returns: a context manager and a decorator, to be used any number of times,
+    also by several tasks at once."""
+
+    __slots__ = ("_asked", "_client", "_entered")
+
+    def __init__(self, client: Client, asked: Asked) -> None:
+        self._client = client
+        self._asked = asked
+        self._entered: dict[object, list[Grant]] = {}  # by task
+
+    async def __aenter__(self) -> Grant:
+        caller = asyncio.current_task()
+        grant = await self._client._acquire(self._asked, caller, block=True)
+        self._entered.setdefault(caller, []).append(grant)
+        return grant
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        caller: object = asyncio.current_task()
+        grants = self._entered.get(caller)
+        if not grants:  # a generator that another task finishes
+            caller, grants = next(iter(self._entered.items()))
+        grant = grants.pop()
+        if not grants:
+            self._entered.pop(caller, None)
+        if grant._connection is not None:
+            grant._connection.leave(caller, grant._number)
+        grant.release()
+
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Decorate a coroutine function: each call runs inside."""
+        import inspect  # takes longer to import than all the rest
+
+        if inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator: its body runs after the call has "
+                "returned; use an async with block inside it"
+            )
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is not async: decorate it with atmost.sync.concurrency"
+            )
+
+        @functools.wraps(function)
+        async def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            async with self:
+                return await function(*args, **kwargs)
+
+        return inside
+
+
+class Client:
+    """A client of one daemon. The tasks of a loop share one connection, made at the first call.
+
+    socket_path: where the daemon listens; None: $ATMOST_SOCKET, the system's, or the user's own.
+    """
+
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        _command: list[str] | None = None,
+    ) -> None:
+        self._socket_path = socket_path
+        self._command = _command
+        self._connection: Connection | None = None  # of the loop that was seen last
+        self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
+        self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+        _clients.add(self)
+
+    # Slots
+
+    def concurrency(
+        self,
+        names: Names,
+        occupy: int = 1,
+        timeout_seconds: float | None = None,
+        *,
+        rate_limit: Names = None,
+        strict: bool = False,
+    ) -> Concurrency:
+        """See the function `concurrency`."""
+        asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
+        return Concurrency(self, asked)
+
+    async def acquire(
+        self,
+        names: Names,
+        occupy: int = 1,
+        timeout_seconds: float | None = None,
+        *,
+        rate_limit: Names = None,
+        strict: bool = False,
+    ) -> Grant:
+        """See the function `acquire`."""
+        asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
+        return await self._acquire(asked, asyncio.current_task())
+
+    async def acquire_until_exit(
+        self,
+        names: Names,
+        occupy: int = 1,
+        timeout_seconds: float | None = None,
+        *,
+        rate_limit: Names = None,
+        strict: bool = False,
+    ) -> Grant:
+        """Like `acquire`, but the slots belong to this process, not to its connection: they come
+        back when it ends, however it ends. For a process that becomes another program by exec."""
+        asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
+        return await self._acquire(asked.by_the_process(), asyncio.current_task())
+
+    async def rate_limit(
+        self,
+        names: Names,
+        occupy: int = 1,
+        timeout_seconds: float | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
+        """See the function `rate_limit`."""
+        asked = asked_of_rate_limit(names, occupy, timeout_seconds, strict)
+        await self._acquire(asked, asyncio.current_task())
+
+    # Limits
+
+    async def create_limit(
+        self, name: str, limit: int, slot_decay_per_second: float = 0.0, active: bool = True
+    ) -> Limit:
+        """See the function `create_limit`."""
+        fields = (check_name(name), check_limit(limit), check_decay(slot_decay_per_second))
+        return await self._limit(wire.CreateLimit, *fields, check_active(active))
+
+    async def read_limit(self, name: str) -> Limit:
+        """See the function `read_limit`."""
+        return await self._limit(wire.ReadLimit, check_name(name))
+
+    async def list_limits(self) -> list[Limit]:
+        """See the function `list_limits`."""
+        found: list[Limit] = []
+        more = True
+        while more:
+            page = await self._ask(wire.ListLimits, found[-1].name if found else "")
+            assert isinstance(page, wire.Limits)
+            found += map(Limit.of, page.limits)
+            more = page.more
+        return found
+
+    async def update_limit(
+        self,
+        name: str,
+        *,
+        limit: int | None = None,
+        slot_decay_per_second: float | None = None,
+        active: bool | None = None,
+    ) -> Limit:
+        """See the function `update_limit`."""
+        return await self._limit(
+            wire.UpdateLimit,
+            check_name(name),
+            None if limit is None else check_limit(limit),
+            None if slot_decay_per_second is None else check_decay(slot_decay_per_second),
+            None if active is None else check_active(active),
+        )
+
+    async def delete_limit(self, name: str) -> None:
+        """See the function `delete_limit`."""
+        await self._ask(wire.DeleteLimit, check_name(name))
+
+    # The daemon
+
+    async def list_tickets(self, name: str | None = None) -> list[wire.TicketRecord]:
+        """Who holds and who waits, at one limit or at all, in the order of limit and arrival.
+
+        Raises LimitNotFound, DaemonUnavailable.
+        """
+        if name is not None:
+            check_name(name)
+        found: list[wire.TicketRecord] = []
+        more = True
+        while more:
+            behind = (found[-1].limit, found[-1].number) if found else ("", 0)
+            page = await self._ask(wire.ListTickets, name, *behind)
+            assert isinstance(page, wire.Tickets)
+            found += page.tickets
+            more = page.more
+        return found
+
+    async def status(self) -> wire.DaemonStatus:
+        """What the daemon says of itself. Raises DaemonUnavailable."""
+        answer = await self._ask(wire.Status)
+        assert isinstance(answer, wire.DaemonStatus)
+        return answer
+
+    def close(self) -> Awaitable[None]:
+        """End this loop's session, at once: what it still holds is released. A later call begins a
+        new one. What it returns may be awaited or not."""
+        connection = self._connections.pop(asyncio.get_running_loop(), None)
+        self._connection = None
+        if connection is not None:
+            connection.close("the client was closed")
+        return _DONE
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Calls
+
+    async def _acquire(self, asked: Asked, caller: object, block: bool = False) -> Grant:
+        if asked.nothing:
+            return Grant(asked, None, None)
+        connection = self._connected()
+        if connection is not None:
+            began = time.monotonic()
+            try:
+                return Grant(asked, connection, await connection.acquire(asked, caller, block))
+            except DaemonUnavailable:
+                if not connection.lost:
+                    raise
+            # The daemon went away since the last call: its successor is asked, for the time left.
+            asked = asked.after(time.monotonic() - began)
+        connection = await self._connect()
+        return Grant(asked, connection, await connection.acquire(asked, caller, block))
+
+    async def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
+        connection = self._connected()
+        if connection is not None:
+            try:
+                return await connection.ask(kind, *fields)
+            except DaemonUnavailable:
+                if not connection.lost:
+                    raise
+        return await (await self._connect()).ask(kind, *fields)
+
+    async def _limit(self, kind: type[wire.Message], *fields: Any) -> Limit:
+        answer = await self._ask(kind, *fields)
+        assert isinstance(answer, wire.Limit)
+        return Limit.of(answer.limit)
+
+    def _connected(self) -> Connection | None:
+        """The connection of this loop, if there is one that lives."""
+        loop = asyncio.get_running_loop()
+        connection = self._connection
+        if connection is None or connection.loop is not loop:
+            connection = self._connection = self._connections.get(loop)
+        return connection if connection is not None and not connection.lost else None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        async with self._connecting.setdefault(loop, asyncio.Lock()):
+            connection = self._connected()
+            if connection is None:
+                self._forget_closed_loops()
+                connection = await Connection.open(self._socket_path, self._command)
+                self._connection = self._connections[loop] = connection
+            return connection
+
+    def _forget_closed_loops(self) -> None:
+        for loop in [loop for loop in self._connecting if loop.is_closed()]:
+            del self._connecting[loop]
+            self._connections.pop(loop, None)
+
+    def _forget_in_child(self) -> None:
+        """In a forked child the parent's loop is not there, and its session is not ours."""
+        self._connection = None
+        self._connections = {}
+        self._connecting = {}
+
+
+class _Done:
+    """Awaiting it returns at once: for what is done when the call returns, and was never a coroutine."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_DONE = _Done()
+
+
+# The client of this process, and its functions
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_default = Client()
+
+
+def concurrency(
+    names: Names,
+    occupy: int = 1,
+    timeout_seconds: float | None = None,
+    *,
+    rate_limit: Names = None,
+    strict: bool = False,
+) -> Concurrency:
+    """Hold slots while a block or a decorated function runs (semantics.md 2).
+
+    names: a limit, several, or {name: slots}; all or nothing. occupy: slots of each. They come back
+    when the block ends, however it ends. timeout_seconds: from the call; 0 tries once; None waits
+    for ever. rate_limit: limits of which slots are spent in the same request. strict: never run
+    unguarded. A limit that does not exist is made, inactive, and the block runs.
+
+    `async with` gives a Grant. Raises InvalidValue at once; on entry AcquireTimeout, NeverFits,
+    SlotDecayRequired, LimitDeleted, WouldDeadlock, DaemonUnavailable; LimitNotFound and
+    LimitInactive if strict.
+    """
+    return _default.concurrency(
+        names, occupy, timeout_seconds, rate_limit=rate_limit, strict=strict
+    )
+
+
+async def acquire(
+    names: Names,
+    occupy: int = 1,
+    timeout_seconds: float | None = None,
+    *,
+    rate_limit: Names = None,
+    strict: bool = False,
+) -> Grant:
+    """Wait for slots and hold them until the Grant's release(), for code that a block does not fit.
+
+    Arguments and errors as for `concurrency`.
+    """
+    return await _default.acquire(
+        names, occupy, timeout_seconds, rate_limit=rate_limit, strict=strict
+    )
+
+
+async def rate_limit(
+    names: Names,
+    occupy: int = 1,
+    timeout_seconds: float | None = None,
+    *,
+    strict: bool = False,
+) -> None:
+    """Wait until slots can be spent; they come back by the limit's slot decay alone.
+
+    Arguments and errors as for `concurrency`. An active limit needs a slot decay: SlotDecayRequired.
+    """
+    await _default.rate_limit(names, occupy, timeout_seconds, strict=strict)
+
+
+async def create_limit(
+    name: str, limit: int, slot_decay_per_second: float = 0.0, active: bool = True
+) -> Limit:
+    """Make a limit. It is on disk when this returns.
+
+    limit: slots, >= 0. slot_decay_per_second: slots that come back after rate_limit, >= 0.
+    Raises LimitExists, InvalidValue, PermissionDenied, StateNotSaved, DaemonUnavailable.
+    """
+    return await _default.create_limit(name, limit, slot_decay_per_second, active)
+
+
+async def read_limit(name: str) -> Limit:
+    """The limit as it is now. Raises LimitNotFound, InvalidValue, DaemonUnavailable."""
+    return await _default.read_limit(name)
+
+
+async def list_limits() -> list[Limit]:
+    """All limits, by name. Raises DaemonUnavailable."""
+    return await _default.list_limits()
+
+
+async def update_limit(
+    name: str,
+    *,
+    limit: int | None = None,
+    slot_decay_per_second: float | None = None,
+    active: bool | None = None,
+) -> Limit:
+    """Change what is given; in force, and on disk, when this returns. Who fits then goes at once.
+
+    Raises LimitNotFound, InvalidValue, PermissionDenied, StateNotSaved, DaemonUnavailable.
+    """
+    return await _default.update_limit(
+        name, limit=limit, slot_decay_per_second=slot_decay_per_second, active=active
+    )
+
+
+async def delete_limit(name: str) -> None:
+    """Delete a limit: who waits for it gets LimitDeleted, who holds it runs on.
+
+    Raises LimitNotFound, InvalidValue, PermissionDenied, StateNotSaved, DaemonUnavailable.
+    """
+    await _default.delete_limit(name)
+
+
+def _forget_in_child() -> None:
+    for client in list(_clients):
+        client._forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
