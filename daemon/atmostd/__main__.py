@@ -69,10 +69,9 @@ class Daemon:
         )
         code = await self._stopping
         server.close()
-        configuring.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await configuring
         if code == 0:
+            self.configuration.stop()
+            await configuring
             await self._stop_in_order()
         self._alarm.close()
         return code

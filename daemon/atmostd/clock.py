@@ -8,6 +8,7 @@ milliseconds, in which a limit of 1,000 a second would lose half of its rate.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import heapq
 import os
@@ -94,10 +95,8 @@ class _Timer:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def clear(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):  # armed anew since it rang
             os.read(self.fd, 8)
-        except BlockingIOError:
-            pass  # armed anew since it rang
 
     def close(self) -> None:
         os.close(self.fd)

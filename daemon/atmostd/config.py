@@ -21,6 +21,8 @@ TOKENS_RESERVED = (
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
 HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all
+USER_CHARS_MAX = 32  # as useradd(8) has it
+MESSAGE_CHARS_MAX = 500  # of an error as a frame carries it; its fields have it all
 WAIT_SECONDS_MAX = 1e9  # a longer time-out (30 years) is no time-out
 
 

@@ -63,9 +63,10 @@ class Configuration:
         self._boot_id = boot_id
         self._inbox: list[tuple[ChangeMessage, Changer]] = []
         self._unsaved = False  # something changed that nobody waits for
+        self._stopping = False
         self._wake = asyncio.Event()
-        self._levels_due: asyncio.TimerHandle | None = None
-        registry.on_spent = self._levels_changed
+        self._due: asyncio.TimerHandle | None = None  # a save that needs no haste
+        registry.on_spent = self._save_later
         registry.on_implicit = self._save_soon
         registry.on_tokens_low = self._save_soon
 
@@ -98,12 +99,17 @@ class Configuration:
         await self._write(self._declared())
 
     async def run(self) -> None:
-        """Take what is in the inbox, again and again, until cancelled."""
-        while True:
+        """Take what is in the inbox, again and again, until stop()."""
+        while not self._stopping or self._inbox:
             await self._wake.wait()
             self._wake.clear()
             batch, self._inbox = self._inbox, []
             await self._change(batch)
+
+    def stop(self) -> None:
+        """End run() when all that was asked is answered."""
+        self._stopping = True
+        self._wake.set()
 
     # One batch
 
@@ -126,7 +132,7 @@ class Configuration:
             reason = error.strerror or str(error)
             for message, changer, _ in accepted:
                 changer.failed(message.request, StateNotSaved(str(self._store.path), reason))
-            self._levels_changed()  # try again later
+            self._save_later()
             return
         for message, _, declared in accepted:
             self._put_in_force(message.name, declared)
@@ -209,15 +215,22 @@ class Configuration:
             spent_units=str(units),
         )
 
-    def _levels_changed(self) -> None:
-        if self._levels_due is None:
+    def _save_later(self) -> None:
+        """Levels need no haste, nor does a disk that has just refused."""
+        if self._due is None:
             loop = asyncio.get_running_loop()
-            self._levels_due = loop.call_later(config.LEVELS_SAVE_SECONDS, self._save_soon)
+            self._due = loop.call_later(config.LEVELS_SAVE_SECONDS, self._save_now)
 
     def _save_soon(self) -> None:
-        if self._levels_due is not None:
-            self._levels_due.cancel()
-            self._levels_due = None
+        if self.trouble:
+            self._save_later()
+        else:
+            self._save_now()
+
+    def _save_now(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
         self._unsaved = True
         self._wake.set()
 

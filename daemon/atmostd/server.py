@@ -39,6 +39,7 @@ class SocketFile:
             )
         try:
             path.parent.mkdir(mode=0o755 if mode & 0o007 else 0o700, parents=True, exist_ok=True)
+            _check_owner(path.parent)
             self._lock = _take_lock(path)
             try:
                 self.socket = _listen(path, mode)
@@ -89,11 +90,20 @@ def _take_lock(path: Path) -> int:
         os.close(lock)
         raise SocketError(
             f"an atmostd runs on {path} already (pid {pid}); use that one, stop it with: kill {pid}"
-            " , or name another path with --socket"
+            "; or name another path with --socket"
         ) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def _check_owner(folder: Path) -> None:
+    """Whoever owns the folder could put another socket in place of ours."""
+    owner = folder.stat().st_uid
+    if owner not in (0, os.geteuid()):
+        raise SocketError(
+            f"the folder {folder} belongs to uid {owner}; name a folder of your own with --socket"
+        )
 
 
 def _listen(path: Path, mode: int) -> socket.socket:

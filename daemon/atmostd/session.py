@@ -11,11 +11,13 @@ Rule 3: bad bytes cost the client that sent them its connection, and nobody else
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shlex
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Protocol, assert_never, cast, get_args
 
 import msgspec
@@ -91,17 +93,6 @@ class Session(asyncio.Protocol):
         self._peer_pid = 0
         self._uid = -1
         self._command = ""
-        self._handlers: dict[type, Any] = {
-            Acquire: self._acquire,
-            Release: self._release,
-            CreateLimit: self._change,
-            UpdateLimit: self._change,
-            DeleteLimit: self._change,
-            ReadLimit: self._ask,
-            ListLimits: self._ask,
-            ListTickets: self._ask,
-            Status: self._ask,
-        }
 
     # Who it is
 
@@ -112,7 +103,7 @@ class Session(asyncio.Protocol):
 
     @property
     def user(self) -> str:
-        return self._hello.user if self._hello else ""
+        return self._hello.user[: config.USER_CHARS_MAX] if self._hello else ""
 
     @property
     def command(self) -> str:
@@ -211,14 +202,13 @@ class Session(asyncio.Protocol):
         if self._hello is None:
             self._greet(message)
             return
-        handle = self._handlers.get(type(message))
-        if handle is None:
+        if isinstance(message, Hello):
             raise ProtocolError("a second hello")
         try:
-            handle(message)
+            _HANDLERS[type(message)](self, message)
+        except ProtocolError:
+            raise
         except AtmostError as error:
-            if isinstance(error, ProtocolError) or isinstance(message, Hello | Release):
-                raise
             self._fail(message.request, error)
 
     def _greet(self, message: wire.Message) -> None:
@@ -234,7 +224,7 @@ class Session(asyncio.Protocol):
         self._hello_due.cancel()
         self._hello_due = None
         self._hello = message
-        self._command = shlex.join(wire.shorten_command(message.command))
+        self._command = shlex.join(message.command)[: wire.COMMAND_CHARS_MAX]
         self._send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
 
     def _refuse_fields(self, body: memoryview, error: msgspec.DecodeError) -> None:
@@ -331,7 +321,8 @@ class Session(asyncio.Protocol):
     # Out
 
     def _fail(self, request: int, error: AtmostError) -> None:
-        self._send(Failed(request, error.code, str(error), error.fields))
+        message = str(error)[: config.MESSAGE_CHARS_MAX]
+        self._send(Failed(request, error.code, message, error.fields))
 
     def _send(self, message: wire.Message) -> None:
         if self._transport is not None:
@@ -368,6 +359,19 @@ class Session(asyncio.Protocol):
         transport.write(data)
 
 
+_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+    Acquire: Session._acquire,
+    Release: Session._release,
+    CreateLimit: Session._change,
+    UpdateLimit: Session._change,
+    DeleteLimit: Session._change,
+    ReadLimit: Session._ask,
+    ListLimits: Session._ask,
+    ListTickets: Session._ask,
+    Status: Session._ask,
+}
+
+
 def _pidfd_of(peer: socket.socket, pid: int) -> int:
     """A descriptor that becomes readable when the peer's process dies.
 
@@ -375,7 +379,9 @@ def _pidfd_of(peer: socket.socket, pid: int) -> int:
     """
     try:
         return peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise ProcessLookupError from error
         return os.pidfd_open(pid)  # a kernel before 6.5
 
 
