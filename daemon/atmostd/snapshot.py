@@ -6,6 +6,7 @@ All numbers are big-endian. The checksum (BLAKE2b) covers everything else.
 
 Rule 1: bytes that were cut, changed or made by something else are refused with the reason.
 Rule 2: to change the body, raise SCHEMA and keep reading the older ones; a newer one is never guessed at.
+Rule 3: the header is the same in every schema, so that a newer file can be told from a damaged one.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class SnapshotError(Exception):
     """These bytes are no state that this daemon may use; the message says why."""
 
 
+class NewerSchema(SnapshotError):
+    """An undamaged state that only a newer daemon can read."""
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(State)
 
@@ -67,15 +72,15 @@ def from_bytes(data: bytes) -> tuple[State, int]:
     magic, schema, generation, length = _HEAD.unpack(head)
     if magic != MAGIC:
         raise SnapshotError("it does not begin as a state file does")
-    if schema > SCHEMA:
-        raise SnapshotError(
-            f"it was written by a newer atmostd (schema {schema}; this one reads up to {SCHEMA})"
-        )
     body = data[_HEADER_BYTES:]
     if length != len(body):
         raise SnapshotError(f"it has {len(body)} bytes of {length}")
     if _checksum(head, body) != data[_HEAD.size : _HEADER_BYTES]:
         raise SnapshotError("its checksum is wrong: it was damaged")
+    if schema > SCHEMA:
+        raise NewerSchema(
+            f"it was written by a newer atmostd (schema {schema}; this one reads up to {SCHEMA})"
+        )
     try:
         return _decoder.decode(body), generation
     except msgspec.DecodeError as error:

@@ -3,7 +3,9 @@
 Rule 1: a save that returned survives a power cut: new file, fsync, rename, fsync of the folder.
 Rule 2: after a failed save that file is never touched again; the next save writes another one.
 Rule 3: files that hold no valid state are never taken for "no state": the limits in them would be
-made anew, inactive, and let everybody through.
+made anew, inactive, and let everybody through. The same with a state that only a newer daemon can
+read: the one before it is out of date, not a replacement.
+Rule 4: a valid file is there at every instant: a damaged one never takes the place of the one before it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import aiofiles
 import aiofiles.os
 
 from atmostd import snapshot
-from atmostd.snapshot import SnapshotError, State
+from atmostd.snapshot import NewerSchema, SnapshotError, State
 
 CURRENT = "state"
 PREVIOUS = "state.previous"
@@ -39,6 +41,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._generation = 0  # of the newest file
+        self._current_is_valid = False  # so it is worth keeping as the previous one
         self._lock: int | None = None
 
     @property
@@ -51,7 +54,7 @@ class Store:
         Raises StoreError if the folder cannot be made, is another daemon's, or holds no valid state.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(self._folder)
             self._take_lock()
             return self._newest()
         except OSError as error:
@@ -77,9 +80,12 @@ class Store:
             await file.write(data)
             await file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
-        if await aiofiles.os.path.exists(current):
-            await aiofiles.os.replace(current, self._folder / PREVIOUS)
+        if self._current_is_valid:
+            with contextlib.suppress(FileNotFoundError):  # somebody took it away
+                await aiofiles.os.replace(current, self._folder / PREVIOUS)
+            self._current_is_valid = False
         await aiofiles.os.replace(new, current)
+        self._current_is_valid = True
         await asyncio.to_thread(_sync_folder, self._folder)
 
     def _take_lock(self) -> None:
@@ -98,32 +104,46 @@ class Store:
         self._lock = lock
 
     def _newest(self) -> State | None:
-        """The valid file of the highest generation. Raises StoreError if there are only others."""
-        best: tuple[int, State] | None = None
+        """The valid state that was saved last. Raises StoreError if there are only others."""
+        previous = self._folder / PREVIOUS
+        found: list[tuple[State, int]] = []
         wrong = []
-        for name in (CURRENT, PREVIOUS):
-            path = self._folder / name
+        for path in (self.path, previous):
             try:
-                state, generation = snapshot.from_bytes(path.read_bytes())
+                found.append(snapshot.from_bytes(path.read_bytes()))
+                self._current_is_valid |= path == self.path
             except FileNotFoundError:
                 continue
+            except NewerSchema as error:
+                if not found:
+                    raise StoreError(
+                        f"{path}: {error}. Start that one, or, to lose what it saved, move this "
+                        f"file away and put a backup of {self.path} back"
+                    ) from None
             except SnapshotError as error:
                 wrong.append(f"{path}: {error}")
-                continue
-            if best is None or generation > best[0]:
-                best = generation, state
-        if best is None and wrong:
+        if not found and wrong:
             raise StoreError(
                 "no valid state, and starting without one would open every limit: "
                 + "; ".join(wrong)
                 + f". Put a backup of {self.path} back, or, to lose all limits, move these files away"
             )
-        if best is None:
+        if not found:
             return None
         for problem in wrong:
-            _log.error("damaged state file, using the one before it: %s", problem)
-        self._generation = best[0]
-        return best[1]
+            _log.error("damaged state file: %s", problem)
+        if not self._current_is_valid:
+            _log.warning("the state is the one before the last save: %s", previous)
+        self._generation = max(generation for _, generation in found)
+        return found[0][0]
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it, for us alone, so that it survives a power cut as well as what will be in it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in made:
+        _sync_folder(path.parent)
 
 
 def _private(path: str, flags: int) -> int:
