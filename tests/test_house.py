@@ -19,6 +19,8 @@ DAEMON_ORDER = [
     "__main__",
     "server",
     "session",
+    "peer",
+    "decoding",
     "configuration",
     "listing",
     "registry",
@@ -132,7 +134,7 @@ def test_rules_are_pure(name: str) -> None:
         ("uvloop", {"__main__"}),
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
-        ("socket", {"server", "session", "systemd"}),
+        ("socket", {"server", "peer", "systemd"}),
         ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
     ],
 )

@@ -26,7 +26,7 @@ def check_name(name: Any, field: str = "name") -> str:
     """A limit's name: 1 to 200 characters, none of / % & > <, no control characters."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    raise _invalid(
+    raise invalid(
         field,
         name,
         f"a name of 1 to {NAME_CHARS_MAX} characters without / % & > < and control characters",
@@ -37,7 +37,7 @@ def check_limit(limit: Any) -> int:
     """The slots of a limit: a whole number >= 0."""
     if _is_whole(limit) and 0 <= limit <= COUNT_MAX:
         return int(limit)
-    raise _invalid("limit", limit, f"a whole number from 0 to {COUNT_MAX}")
+    raise invalid("limit", limit, f"a whole number from 0 to {COUNT_MAX}")
 
 
 def check_decay(slot_decay_per_second: Any) -> float:
@@ -45,21 +45,21 @@ def check_decay(slot_decay_per_second: Any) -> float:
     decay = _finite(slot_decay_per_second)
     if decay is not None and decay >= 0:
         return decay
-    raise _invalid("slot_decay_per_second", slot_decay_per_second, "a finite number >= 0")
+    raise invalid("slot_decay_per_second", slot_decay_per_second, "a finite number >= 0")
 
 
 def check_active(active: Any) -> bool:
     """Whether a limit is enforced: True or False."""
     if type(active) is bool:
         return active
-    raise _invalid("active", active, "True or False")
+    raise invalid("active", active, "True or False")
 
 
 def check_slots(slots: Any, field: str = "occupy") -> int:
     """The slots that a request asks of one limit: a whole number >= 1."""
     if _is_whole(slots) and 1 <= slots <= COUNT_MAX:
         return int(slots)
-    raise _invalid(field, slots, f"a whole number from 1 to {COUNT_MAX}")
+    raise invalid(field, slots, f"a whole number from 1 to {COUNT_MAX}")
 
 
 def check_timeout(timeout_seconds: Any) -> float | None:
@@ -69,7 +69,7 @@ def check_timeout(timeout_seconds: Any) -> float | None:
     seconds = _finite(timeout_seconds)
     if seconds is not None and seconds >= 0:
         return seconds
-    raise _invalid(
+    raise invalid(
         "timeout_seconds", timeout_seconds, "a finite number >= 0, or None to wait for ever"
     )
 
@@ -86,7 +86,7 @@ def slots_by_name(names: Names, occupy: Any = 1, field: str = "names") -> dict[s
         return {check_name(names, field): occupy}
     if isinstance(names, Mapping):
         if occupy != 1:
-            raise _invalid("occupy", occupy, f"no occupy beside {field} that give their own slots")
+            raise invalid("occupy", occupy, f"no occupy beside {field} that give their own slots")
         asked = {
             check_name(name, field): check_slots(slots, f"{field}[{name!r}]")
             for name, slots in names.items()
@@ -94,9 +94,9 @@ def slots_by_name(names: Names, occupy: Any = 1, field: str = "names") -> dict[s
     elif isinstance(names, Iterable) and not isinstance(names, (bytes, bytearray)):
         asked = {check_name(name, field): occupy for name in names}
     else:
-        raise _invalid(field, names, "a name, several names, a mapping {name: slots}, or None")
+        raise invalid(field, names, "a name, several names, a mapping {name: slots}, or None")
     if len(asked) > NAMES_MAX:
-        raise _invalid(field, len(asked), f"at most {NAMES_MAX} names in one request")
+        raise invalid(field, len(asked), f"at most {NAMES_MAX} names in one request")
     return asked
 
 
@@ -115,7 +115,8 @@ def _finite(value: Any) -> float | None:
     return number + 0.0 if math.isfinite(number) else None  # -0.0 + 0.0 is 0.0
 
 
-def _invalid(field: str, value: Any, expected: str) -> InvalidValue:
+def invalid(field: str, value: Any, expected: str) -> InvalidValue:
+    """The error about this value, which is quoted in at most VALUE_CHARS_MAX characters."""
     try:
         text = repr(value)
     except Exception as error:  # a stranger's __repr__, or an int too long to print

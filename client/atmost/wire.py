@@ -8,7 +8,7 @@ end would misread raises PROTOCOL_VERSION.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -230,8 +230,8 @@ DaemonMessage = Welcome | Granted | Failed | Limit | Limits | Tickets | DaemonSt
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientMessage)
 _daemon_decoder = msgspec.msgpack.Decoder(DaemonMessage)
-decode_client_message = _client_decoder.decode
-decode_daemon_message = _daemon_decoder.decode
+decode_client_message: Callable[[bytes | memoryview], ClientMessage] = _client_decoder.decode
+decode_daemon_message: Callable[[bytes | memoryview], DaemonMessage] = _daemon_decoder.decode
 
 
 def encode(message: Message) -> bytes:
@@ -250,8 +250,16 @@ class FrameReader:
     def __init__(self) -> None:
         self._rest = b""  # the beginning of a frame whose end has not come yet
 
-    def feed(self, data: bytes | memoryview) -> Iterator[memoryview]:
+    def feed(self, data: bytes | memoryview) -> Iterable[memoryview]:
         """The bodies that are complete with `data`. Raises ProtocolError at a prefix over the limit."""
+        if not self._rest:
+            view = memoryview(data)
+            length = int.from_bytes(view[:PREFIX_BYTES], "big")
+            if len(view) == PREFIX_BYTES + length and length <= FRAME_BYTES_MAX:
+                return (view[PREFIX_BYTES:],)  # one whole frame, as nearly always
+        return self._cut(data)
+
+    def _cut(self, data: bytes | memoryview) -> Iterator[memoryview]:
         if self._rest:
             data = self._rest + data
             self._rest = b""

@@ -111,7 +111,7 @@ class Daemon:
             session.close()
         self.registry.stop()
         with contextlib.suppress(OSError):  # it has been logged
-            await self.configuration.save()
+            await self.configuration.save(tokens_reserved=0)  # no more will be given
 
     def _stop(self, code: int) -> None:
         if not self._stopping.done():

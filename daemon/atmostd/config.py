@@ -11,13 +11,11 @@ from atmost import paths
 
 HELLO_SECONDS = 10.0  # a connection that says nothing is closed: it takes a descriptor from others
 CLOSE_SECONDS = 1.0  # for a refused client to read why, before its connection is cut
-OUTPUT_BYTES_MAX = (
-    1024 * 1024
-)  # unread replies of one client; a client that reads never has so many
+OUTPUT_BYTES_MAX = 1024 * 1024  # unread replies of one client; who reads never has so many
 LEVELS_SAVE_SECONDS = 30.0  # spent levels on disk are at most so old after a power cut
-TOKENS_RESERVED = (
-    1_000_000  # fencing tokens set aside on disk: at most so many are skipped by a crash
-)
+# Fencing tokens set aside on disk: so many are skipped by a crash, and so many can be given while the
+# disk refuses. 2**53, which every JSON reader keeps exactly, lasts for millions of crashes.
+TOKENS_RESERVED = 1_000_000_000
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
 HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all

@@ -94,9 +94,9 @@ class Configuration:
         self._inbox.append((message, changer))
         self._wake.set()
 
-    async def save(self) -> None:
+    async def save(self, tokens_reserved: int = config.TOKENS_RESERVED) -> None:
         """Write what is true now. Raises OSError."""
-        await self._write(self._declared())
+        await self._write(self._declared(), tokens_reserved)
 
     async def run(self) -> None:
         """Take what is in the inbox, again and again, until stop()."""
@@ -177,8 +177,10 @@ class Configuration:
             for name, actor in self._registry.actors.items()
         }
 
-    async def _write(self, draft: dict[str, Declared]) -> None:
-        state = self._state(draft)
+    async def _write(
+        self, draft: dict[str, Declared], tokens_reserved: int = config.TOKENS_RESERVED
+    ) -> None:
+        state = self._state(draft, tokens_reserved)
         try:
             await self._store.save(state)
         except OSError as error:
@@ -190,15 +192,15 @@ class Configuration:
         if self.trouble:
             _log.warning("the state is saved again to %s", self._store.path)
             self.trouble = ""
-        self._registry.tokens_low_at = state.token_mark - config.TOKENS_RESERVED // 2
+        self._registry.tokens_low_at = state.token_mark - tokens_reserved // 2
 
-    def _state(self, draft: dict[str, Declared]) -> State:
+    def _state(self, draft: dict[str, Declared], tokens_reserved: int) -> State:
         now = self._clock()
         return State(
             boot_id=self._boot_id,
             boot_time=now,
             wall_time=time.time_ns(),
-            token_mark=self._registry.next_token + config.TOKENS_RESERVED,
+            token_mark=self._registry.next_token + tokens_reserved,
             limits=[self._saved(name, declared, now) for name, declared in draft.items()],
         )
 
@@ -247,13 +249,7 @@ def _alter(draft: dict[str, Declared], message: ChangeMessage) -> None:
                 raise LimitExists(name)
             draft[name] = Declared(limit, decay, message.active, implicit=False)
         case UpdateLimit():
-            if message.limit is not None:
-                values.check_limit(message.limit)
-            if message.slot_decay_per_second is not None:
-                values.check_decay(message.slot_decay_per_second)
-            if now is None:
-                raise LimitNotFound([name])
-            draft[name] = _updated(now, message)
+            draft[name] = _updated(name, now, message)
         case DeleteLimit():
             if now is None:
                 raise LimitNotFound([name])
@@ -262,9 +258,13 @@ def _alter(draft: dict[str, Declared], message: ChangeMessage) -> None:
             assert_never(message)
 
 
-def _updated(declared: Declared, update: UpdateLimit) -> Declared:
+def _updated(name: str, declared: Declared | None, update: UpdateLimit) -> Declared:
     """None leaves a field as it is; what somebody sets by hand is no longer implicit."""
     limit, decay, active = update.limit, update.slot_decay_per_second, update.active
+    limit = None if limit is None else values.check_limit(limit)
+    decay = None if decay is None else values.check_decay(decay)
+    if declared is None:
+        raise LimitNotFound([name])
     return Declared(
         declared.limit if limit is None else limit,
         declared.slot_decay_per_second if decay is None else decay,

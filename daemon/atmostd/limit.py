@@ -419,12 +419,13 @@ def _go_on_without(tickets: list[Ticket], now: int) -> list[Effect]:
 def _grant_in_order(changed: list[Limit], now: int) -> list[Effect]:
     """The one place that decides who goes, after something changed at these limits."""
     granted: list[Ticket] = []
-    while _sweep(_lines_affected(changed, now), now, granted):
-        pass
-    effects: list[Effect] = [Granted(ticket) for ticket in granted]
     touched = dict.fromkeys(changed)
-    for ticket in granted:
-        touched.update(dict.fromkeys(_limits_of(ticket)))
+    again = True
+    while again:
+        again = _sweep(_lines_affected(list(touched), now), now, granted)
+        for ticket in granted:  # their other lines are changed now, too
+            touched.update(dict.fromkeys(_limits_of(ticket)))
+    effects: list[Effect] = [Granted(ticket) for ticket in granted]
     return effects + _wake_ups(touched, now)
 
 

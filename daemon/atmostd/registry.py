@@ -226,6 +226,8 @@ def _nobody_listens() -> None:
 
 def _check_values(asked: Acquire, names: list[str]) -> None:
     """What a well-behaved client has checked before."""
+    if asked.request < 1:
+        raise InvalidValue("request", str(asked.request), "a whole number >= 1")
     if not names:
         raise InvalidValue("hold", "{}", "slots of at least one limit, in hold or spend")
     if len(names) > values.NAMES_MAX:

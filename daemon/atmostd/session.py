@@ -11,19 +11,14 @@ Rule 3: bad bytes cost the client that sent them its connection, and nobody else
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import shlex
-import socket
-import struct
 from collections.abc import Callable
-from typing import Any, Protocol, assert_never, cast, get_args
-
-import msgspec
+from typing import Any, Protocol, assert_never, cast
 
 from atmost import errors, paths, values, wire
-from atmost.errors import AtmostError, InvalidValue, LimitNotFound, ProtocolError
+from atmost.errors import AtmostError, LimitNotFound, ProtocolError
 from atmost.wire import (
     Acquire,
     CreateLimit,
@@ -46,18 +41,13 @@ from atmost.wire import (
 from atmostd import config, listing
 from atmostd.clock import NANOSECONDS, Clock
 from atmostd.configuration import Configuration
+from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.limit import State, Ticket
+from atmostd.peer import Peer
 from atmostd.registry import Registry, request_of
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
-
-_SO_PEERPIDFD = 77  # linux/socket.h, since 6.5; the socket module does not name it
-_PEERCRED = struct.Struct("3i")  # pid, uid, gid
-
-_KINDS: dict[str, type[wire.Message]] = {
-    kind.__struct_config__.tag: kind for kind in get_args(wire.ClientMessage)
-}
 
 
 Question = ReadLimit | ListLimits | ListTickets | Status
@@ -89,9 +79,9 @@ class Session(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._hello: Hello | None = None
         self._hello_due: asyncio.TimerHandle | None = None
-        self._pidfd: int | None = None
-        self._peer_pid = 0
-        self._uid = -1
+        self._peer: Peer | None = None  # until its process is no longer watched
+        self._pid = 0
+        self._user = ""
         self._command = ""
 
     # Who it is
@@ -99,11 +89,11 @@ class Session(asyncio.Protocol):
     @property
     def pid(self) -> int:
         """The kernel's word; the client's own if its process is of another pid namespace."""
-        return self._peer_pid or (self._hello.pid if self._hello else 0)
+        return self._pid
 
     @property
     def user(self) -> str:
-        return self._hello.user[: config.USER_CHARS_MAX] if self._hello else ""
+        return self._user
 
     @property
     def command(self) -> str:
@@ -114,16 +104,12 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
         self._host.sessions.add(self)
-        peer = transport.get_extra_info("socket")
-        self._peer_pid, self._uid, _ = _PEERCRED.unpack(
-            peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-        )
         try:
-            self._pidfd = _pidfd_of(peer, self._peer_pid)
+            self._peer = Peer(transport.get_extra_info("socket"))
         except ProcessLookupError:
             self._transport.abort()
             return
-        self._loop.add_reader(self._pidfd, self._process_died)
+        self._loop.add_reader(self._peer.pidfd, self._process_died)
         self._hello_due = self._loop.call_later(config.HELLO_SECONDS, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
@@ -162,10 +148,10 @@ class Session(asyncio.Protocol):
 
     def _end(self) -> None:
         self._host.sessions.discard(self)
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
+        if self._peer is not None:
+            self._loop.remove_reader(self._peer.pidfd)
+            self._peer.close()
+            self._peer = None
 
     def _no_hello(self) -> None:
         self._refuse(ProtocolError(f"no hello within {config.HELLO_SECONDS:g} s"))
@@ -175,7 +161,7 @@ class Session(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         _log.info(
-            "closing the connection of pid %d (%s): %s", self.pid, self.command, error.problem
+            "closing the connection of pid %d (%s): %r", self.pid, self.command, error.problem
         )
         self._fail(0, error)
         self.flush()
@@ -195,9 +181,11 @@ class Session(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         try:
-            message = wire.decode_client_message(body)
-        except msgspec.DecodeError as error:
-            self._refuse_fields(body, error)
+            message = message_of(body)
+        except WrongField as wrong:
+            if self._hello is None:
+                raise ProtocolError("a request before the hello") from wrong
+            self._fail(wrong.request, wrong.error)
             return
         if self._hello is None:
             self._greet(message)
@@ -215,29 +203,17 @@ class Session(asyncio.Protocol):
         if not isinstance(message, Hello):
             raise ProtocolError(f"{type(message).__name__} before the hello")
         if message.protocol != wire.PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"protocol version {message.protocol}; this daemon speaks {wire.PROTOCOL_VERSION}"
-            )
+            raise other_version(message.protocol)
         if len(message.session) != wire.SESSION_BYTES:
             raise ProtocolError(f"a session of {len(message.session)} bytes")
         assert self._hello_due is not None
         self._hello_due.cancel()
         self._hello_due = None
         self._hello = message
-        self._command = shlex.join(message.command)[: wire.COMMAND_CHARS_MAX]
+        self._pid = self._peer.pid or message.pid if self._peer is not None else message.pid
+        self._user = _shown(message.user, config.USER_CHARS_MAX)
+        self._command = _shown(shlex.join(message.command), wire.COMMAND_CHARS_MAX)
         self._send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
-
-    def _refuse_fields(self, body: memoryview, error: msgspec.DecodeError) -> None:
-        """A message of a known type with a wrong field is answered; anything else is not our protocol."""
-        try:
-            raw = msgspec.msgpack.decode(body)
-            kind = _KINDS[raw[0]]
-            request = raw[1]
-        except (msgspec.DecodeError, LookupError, TypeError):
-            raise ProtocolError(f"a frame that is no message: {error}") from error
-        if self._hello is None or kind in (Hello, Release) or type(request) is not int:
-            raise ProtocolError(f"a {raw[0]} that is no message: {error}") from error
-        self._fail(request, _invalid_field(kind, raw, str(error)))
 
     # Messages
 
@@ -255,14 +231,22 @@ class Session(asyncio.Protocol):
             self._host.registry.let_go(ticket)
 
     def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
-        if self._uid not in (0, os.geteuid()):
-            raise errors.PermissionDenied("change them", self._uid)
+        uid = self._peer.uid if self._peer is not None else -1
+        if uid not in (0, os.geteuid()):
+            raise errors.PermissionDenied("change them", uid)
         self._host.configuration.ask(message, self)
 
     def _ask(self, question: Question) -> None:
         """What this client sent before has to have been acted on, so the answer waits for the actors."""
         self._questions.append(question)
         self._speak()
+
+    def _answered(self, question: Question) -> bytes:
+        """The answer's frame, or that of the refusal."""
+        try:
+            return wire.encode(self._answer(question))
+        except AtmostError as error:
+            return wire.encode(_failed(question.request, error))
 
     def _answer(self, question: Question) -> wire.Message:
         registry, now = self._host.registry, self._host.clock()
@@ -321,8 +305,7 @@ class Session(asyncio.Protocol):
     # Out
 
     def _fail(self, request: int, error: AtmostError) -> None:
-        message = str(error)[: config.MESSAGE_CHARS_MAX]
-        self._send(Failed(request, error.code, message, error.fields))
+        self._send(_failed(request, error))
 
     def _send(self, message: wire.Message) -> None:
         if self._transport is not None:
@@ -337,25 +320,27 @@ class Session(asyncio.Protocol):
 
     def flush(self) -> None:
         """Answer the questions, and send the replies of this turn in one write."""
-        questions, self._questions = self._questions, []
-        for question in questions:
-            try:
-                self._output.append(wire.encode(self._answer(question)))
-            except AtmostError as error:
-                self._fail(question.request, error)
         self._speaks = False
-        output, self._output = self._output, []
+        questions, self._questions = self._questions, []
         transport = self._transport
-        if transport is None or not output:
+        if transport is None:
             return
-        data = output[0] if len(output) == 1 else b"".join(output)
-        unread = transport.get_write_buffer_size() + len(data)
+        unread = transport.get_write_buffer_size() + sum(map(len, self._output))
+        for question in questions:
+            # Counted one by one: a few bytes of questions can ask for megabytes.
+            if unread <= config.OUTPUT_BYTES_MAX:
+                self._output.append(self._answered(question))
+                unread += len(self._output[-1])
+        output, self._output = self._output, []
+        if not output:
+            return
         if unread > config.OUTPUT_BYTES_MAX:
             _log.warning(
                 "cutting off pid %d (%s): it left %d bytes unread", self.pid, self.command, unread
             )
             transport.abort()
             return
+        data = output[0] if len(output) == 1 else b"".join(output)
         transport.write(data)
 
 
@@ -372,24 +357,10 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
 }
 
 
-def _pidfd_of(peer: socket.socket, pid: int) -> int:
-    """A descriptor that becomes readable when the peer's process dies.
-
-    Raises ProcessLookupError if it has died already.
-    """
-    try:
-        return peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError as error:
-        if error.errno != errno.ENOPROTOOPT:
-            raise ProcessLookupError from error
-        return os.pidfd_open(pid)  # a kernel before 6.5
+def _failed(request: int, error: AtmostError) -> Failed:
+    return Failed(request, error.code, str(error)[: config.MESSAGE_CHARS_MAX], error.fields)
 
 
-def _invalid_field(kind: type[wire.Message], raw: list[Any], problem: str) -> InvalidValue:
-    """msgspec says where as `$[2][...]`; the type of the message is at 0."""
-    expected, _, path = problem.partition(" - at `$[")
-    index = path.partition("]")[0]
-    if not index.isdigit() or not 0 < int(index) < len(raw):
-        return InvalidValue("message", f"{raw[0]} of {len(raw)} elements", expected)
-    field = kind.__struct_fields__[int(index) - 1]
-    return InvalidValue(field, repr(raw[int(index)])[:80], expected)
+def _shown(text: str, chars_max: int) -> str:
+    """What a client says of itself, as others may read it: in a log, on a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text[:chars_max])

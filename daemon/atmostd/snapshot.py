@@ -83,7 +83,7 @@ def from_bytes(data: bytes) -> tuple[State, int]:
         )
     try:
         return _decoder.decode(body), generation
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"its contents are no state: {error}") from error
 
 

@@ -1,0 +1,139 @@
+"""Crashes of a save, at each of its steps: the old state is found, or the new one, never none."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from atmostd.store import CURRENT, PREVIOUS
+from tests.saving import NEW_MARK, damage, found, save
+from tests.support import PATIENCE_SECONDS
+
+NEW = "state.new"
+KILLS = 8  # of a process that saves, at moments that differ
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "atmost"
+
+
+def crash_states(folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Save once more; yields (step before which it is, copy of the folder) for each step."""
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    saved = subprocess.run(
+        [sys.executable, "-m", "tests.saving", "steps", folder, copies],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert saved.returncode == 0, saved.stderr
+    for copy in sorted(copies.iterdir()):
+        yield copy.name.partition(" ")[2], copy
+
+
+def no_state(folder: Path) -> None:
+    folder.mkdir(parents=True)
+
+
+def one_state(folder: Path) -> None:
+    save(folder, 2)
+
+
+def two_states(folder: Path) -> None:
+    save(folder, 1, 2)
+
+
+def damaged_current(folder: Path) -> None:
+    save(folder, 1, 2, 3)
+    damage(folder / CURRENT)
+
+
+def damaged_previous(folder: Path) -> None:
+    save(folder, 1, 2)
+    damage(folder / PREVIOUS)
+
+
+def crashed_between_the_renames(folder: Path) -> None:
+    save(folder, 1, 2, 3)
+    (folder / CURRENT).rename(folder / NEW)
+
+
+def crashed_while_writing(folder: Path) -> None:
+    save(folder, 1, 2)
+    (folder / NEW).write_bytes(b"ATMO")
+
+
+BEGINNINGS: list[tuple[Callable[[Path], None], int | None]] = [
+    (no_state, None),
+    (one_state, 2),
+    (two_states, 2),
+    (damaged_current, 2),
+    (damaged_previous, 2),
+    (crashed_between_the_renames, 2),
+    (crashed_while_writing, 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("begin", "old"), BEGINNINGS, ids=[begin.__name__ for begin, _ in BEGINNINGS]
+)
+def test_every_crash_leaves_the_old_state_or_the_new(
+    begin: Callable[[Path], None], old: int | None, folder: Path, tmp_path: Path
+) -> None:
+    """And from each of them the next daemon saves and is found again."""
+    begin(folder)
+    steps = []
+    for step, copy in crash_states(folder, tmp_path):
+        steps.append(step)
+        renamed = "rename state.new state" in steps[:-1]
+        assert found(copy) == (NEW_MARK if renamed else old), step
+        save(copy, 7, 8)
+        assert found(copy) == 8
+    assert steps[-1] == "done"
+
+
+def test_a_state_that_did_not_reach_the_disk_whole_is_not_used(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Before its fsync, a power cut may leave any part of the new file."""
+    save(folder, 1, 2)
+    crashes = dict(crash_states(folder, tmp_path))
+    copy = crashes["fsync state.new"]
+    whole = (copy / NEW).read_bytes()
+    for length in range(len(whole)):
+        (copy / NEW).write_bytes(whole[:length])
+        assert found(copy) == 2
+
+
+def test_the_disk_is_told_before_anybody_else(folder: Path, tmp_path: Path) -> None:
+    save(folder, 1)
+    steps = [step for step, _ in crash_states(folder, tmp_path)]
+    assert [step for step in steps if step.split()[0] in ("fsync", "rename", "done")] == [
+        "fsync state.new",
+        "rename state state.previous",
+        "rename state.new state",
+        f"fsync {folder.name}",
+        "done",
+    ]
+
+
+def test_a_killed_process_loses_nothing_that_it_was_told_is_safe(folder: Path) -> None:
+    safe = 0
+    for kill in range(KILLS):
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.saving", "loop", folder], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            first = [process.stdout.readline() for _ in range(random.Random(kill).randint(1, 40))]
+            process.kill()
+            safe = int([*first, *process.stdout][-1])
+        mark = found(folder)
+        assert mark in (safe, safe + 1)  # killed before it was told of the next, or before that
