@@ -1,0 +1,172 @@
+"""README.md is true: its every command and snippet runs, in its order, on a machine like any other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import atmost
+import dev
+from atmost.sync import Client
+from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SCRIPTS = ("train.sh", "ask.sh")  # of the reader's own
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands(block: str) -> list[str]:
+    """What stands behind the prompts, without the remarks."""
+    lines = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+    return [re.sub(r"\s+# .*", "", line) for line in lines]
+
+
+FIRST_MINUTE, CHECKOUT, EVERY_DAY = (commands(block) for block in blocks("console"))
+
+
+class Shell:
+    """A reader at a prompt, with `atmost` on the PATH and a few scripts in the folder."""
+
+    def __init__(self, daemon: RunningDaemon, folder: Path) -> None:
+        tools = folder / "bin"
+        tools.mkdir(parents=True)
+        for name in ("atmost", "atmostd"):
+            _script(tools / name, f'exec {shlex.quote(sys.executable)} -m {name} "$@"')
+        for name in SCRIPTS:
+            _script(folder / name, "exit 0")
+        self._folder = folder
+        self._environment = daemon.environment()
+        self._environment["PATH"] = f"{tools}:{os.environ['PATH']}"
+        self._behind: list[subprocess.Popen[str]] = []
+
+    def run(self, command: str) -> str:
+        """Run it to its end, or behind the prompt if it says so. Returns what it printed."""
+        if command.endswith("&"):
+            self._behind.append(self._start(command.removesuffix("&")))
+            return ""
+        process = self._start(command)
+        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 0, f"{command}: {printed}"
+        return printed
+
+    def last_behind(self) -> subprocess.Popen[str]:
+        return self._behind[-1]
+
+    def close(self) -> None:
+        for process in self._behind:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def _start(self, command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            shell=True,
+            cwd=self._folder,
+            env=self._environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _script(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def shell(daemon: RunningDaemon, tmp_path: Path) -> Iterator[Shell]:
+    reader = Shell(daemon, tmp_path / "reader")
+    yield reader
+    reader.close()
+
+
+def test_installs(tmp_path: Path) -> None:
+    """The wheel that pip makes of the checkout is whole: both commands run from it alone."""
+    pip = [dev.BASE_PYTHON, "-m", "pip"] if dev.pip_version() else ["uv", "pip"]
+    target = ["--quiet", "--target", str(tmp_path)]
+    assert FIRST_MINUTE[0] == "pip install '.[daemon]'"
+    subprocess.run([*pip, "install", *target, ".[daemon]"], cwd=ROOT, check=True)
+    for module in ("atmost", "atmostd"):
+        ran = subprocess.run(
+            [dev.BASE_PYTHON, "-m", module, "--version"],
+            env={"PYTHONPATH": str(tmp_path)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ran.stdout == f"{module} {atmost.__version__}\n"
+
+
+def test_first_minute(daemon: RunningDaemon, shell: Shell) -> None:
+    """The third job gets its turn when the limit is raised, as the page shows."""
+    install, start, *session = FIRST_MINUTE
+    assert install == "pip install '.[daemon]'"  # test_installs
+    assert start == "atmostd &"  # the fixture's
+    client = daemon.client()
+    runs = 0
+    for command in session:
+        if command == "atmost ps":
+            listed = shell.run(command)
+            states = [line.split("\t")[1] for line in listed.splitlines()]
+            assert states == ["held", "held", "waiting"]
+            assert shell.last_behind().poll() is None
+        else:
+            shell.run(command)
+            if command.startswith("atmost run"):
+                runs += 1
+                wait_until(partial(_has_tickets, client, runs))
+    printed, _ = shell.last_behind().communicate(timeout=PATIENCE_SECONDS)
+    assert printed == "my turn\n"
+    client.close()
+
+
+def _has_tickets(client: Client, count: int) -> bool:
+    return len(client.list_tickets()) >= count
+
+
+def test_every_day(shell: Shell) -> None:
+    for command in EVERY_DAY:
+        shell.run(command)
+
+
+def test_snippets(daemon: RunningDaemon) -> None:
+    """In their order, each as a program of its own."""
+    for snippet in blocks("python"):
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", "-c", snippet],
+            env=daemon.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_two_commands_are_those_of_ci() -> None:
+    """`demo` is run by test_demo, and this is `test`."""
+    assert CHECKOUT == ["python3 dev.py demo", "python3 dev.py test"]
+    assert "python3 dev.py test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_names_no_file_that_is_not_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
