@@ -238,3 +238,11 @@ def test_implicit_limit_is_logged_once_with_the_command_that_activates_it(
     warnings = [line for line in daemon.log_text().splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert "atmost update 'unheard of' --limit N --enable" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("release", "will_do"),
+    [("5.2.21", False), ("4.19.0-26-amd64", False), ("5.3.0", True), ("6.1.0-13-amd64", True)],
+)
+def test_kernel_that_cannot_say_when_a_process_dies(release: str, will_do: bool) -> None:
+    assert atmostd.__main__.kernel_will_do(release) is will_do

@@ -4,4 +4,9 @@
 creates, reads, changes and deletes limits.
 """
 
+import sys as _sys
+
 __version__ = "0.1.0"
+
+if _sys.platform != "linux":
+    raise ImportError("atmost needs Linux: it relies on its kernel to say when a holder has died")

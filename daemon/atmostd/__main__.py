@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -29,6 +30,7 @@ from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
 from atmostd.turn import Turn
 
+KERNEL_MIN = (5, 3)  # the first with pidfd_open(2)
 EXIT_CANNOT_START = 1
 EXIT_BROKEN = 70
 
@@ -129,6 +131,13 @@ class Daemon:
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon in the foreground. Returns its exit code."""
     settings = Settings.from_arguments(arguments)
+    if not kernel_will_do(os.uname().release):
+        print(
+            f"atmostd: Linux {os.uname().release} cannot say when a process dies: "
+            f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later",
+            file=sys.stderr,
+        )
+        return EXIT_CANNOT_START
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -152,6 +161,12 @@ async def _run(
     settings: Settings, store: Store, socket_file: SocketFile, saved: State | None
 ) -> int:
     return await Daemon(settings, store).run(socket_file, saved)
+
+
+def kernel_will_do(release: str) -> bool:
+    """Whether a kernel of this release, such as 6.1.0-13-amd64, has what the daemon needs."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return found is None or (int(found[1]), int(found[2])) >= KERNEL_MIN
 
 
 def _allow_many_descriptors() -> None:
