@@ -46,7 +46,7 @@ class Daemon:
         self.sessions: set[Session] = set()
         self._settings = settings
         self._stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._alarm = Alarm(self.clock, lambda limit: self.registry.ring(limit))
+        self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
         self.registry = Registry(self.clock, self.turn, self._alarm.set, self._crash)
         self.configuration = Configuration(self.registry, store, self.turn, self.clock, _boot_id())
         self._started_at = self.clock()

@@ -34,7 +34,7 @@ def boot_time() -> int:
 class Alarm:
     """Tells limits when an instant has come."""
 
-    def __init__(self, clock: Clock, ring: Callable[[Limit], None]) -> None:
+    def __init__(self, clock: Clock, ring: Callable[[Limit, int], None]) -> None:
         self._clock = clock
         self._ring = ring
         self._instants: list[tuple[int, int, Limit]] = []  # heap
@@ -65,7 +65,8 @@ class Alarm:
         self._armed_for = None
         now = self._clock()
         while self._instants and self._instants[0][0] <= now:
-            self._ring(heapq.heappop(self._instants)[2])
+            due, _, limit = heapq.heappop(self._instants)
+            self._ring(limit, due)
         if self._instants:
             self._arm()
 

@@ -27,6 +27,9 @@ from atmostd.level import Level
 from atmostd.line import Line
 
 PASSES_MAX = 4  # semantics.md 2: how often a ticket may be passed in the lines that it lacks
+TIMER_LATE_NS_MAX = (
+    1_000_000  # the timer's precision: of a longer delay the rest is lost, not made up
+)
 DEADLINES_DEAD_MAX = 64  # entries of tickets that are gone, kept before the heap is made anew
 
 
@@ -90,7 +93,9 @@ class LetGo(Struct, eq=False):
 
 
 class Tick(Struct, eq=False):
-    """Time has passed."""
+    """Time has passed. `due`: the instant that a WakeAt had asked for, if that is why."""
+
+    due: int | None = None
 
 
 class Edit(Struct, eq=False):
@@ -179,8 +184,11 @@ class Limit:
                 return self._arrive(ticket, now)
             case LetGo(ticket=ticket):
                 return _let_go(ticket, now)
-            case Tick():
-                return self._tick(now)
+            case Tick(due=due):
+                # A timer rings late, and what is due next is counted from what was due, not from the
+                # ring: else a limit of 1 would lose a little of its rate with every slot.
+                late_at_most = now - TIMER_LATE_NS_MAX
+                return self._tick(now if due is None else max(due, late_at_most))
             case Edit():
                 return self._edit(event, now)
             case Delete():

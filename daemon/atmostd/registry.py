@@ -105,11 +105,11 @@ class Registry:
         """The name is free again; the actor itself ends by its Delete."""
         del self.actors[name]
 
-    def ring(self, limit: Limit) -> None:
+    def ring(self, limit: Limit, due: int) -> None:
         """The instant has come that this limit asked to be woken at."""
         actor = self.actors.get(limit.name)
         if actor is not None and actor.limit is limit:
-            actor.post(Tick())
+            actor.post(Tick(due))
 
     def stop(self) -> None:
         for actor in self.actors.values():
