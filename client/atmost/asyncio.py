@@ -66,9 +66,10 @@ class Grant:
     def release(self) -> Awaitable[None]:
         """Give the slots back, at once; what it returns may be awaited or not. Twice is harmless; in
         a forked child it does nothing."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is not None:
             connection.release(self._number)
+            self._connection = None
         return _DONE
 
     def __enter__(self) -> Grant:
@@ -106,7 +107,7 @@ class Concurrency:
         self._entered: dict[object, list[Grant]] = {}  # by task
 
     async def __aenter__(self) -> Grant:
-        caller = asyncio.current_task()
+        caller = _task()
         grant = await self._client._acquire(self._asked, caller, block=True)
         self._entered.setdefault(caller, []).append(grant)
         return grant
@@ -117,16 +118,14 @@ class Concurrency:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        caller: object = asyncio.current_task()
-        grants = self._entered.get(caller)
-        if not grants:  # a generator that another task finishes
-            caller, grants = next(iter(self._entered.items()))
+        caller = _task()
+        if caller not in self._entered:  # a generator that another task finishes
+            caller = next(iter(self._entered))
+        grants = self._entered[caller]
         grant = grants.pop()
         if not grants:
-            self._entered.pop(caller, None)
-        if grant._connection is not None:
-            grant._connection.leave(caller, grant._number)
-        grant.release()
+            del self._entered[caller]
+        _end(grant, caller)
 
     def __call__(
         self, function: Callable[P, Coroutine[Any, Any, R]]
@@ -136,12 +135,12 @@ class Concurrency:
 
         if inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{function.__qualname__} is a generator: its body runs after the call has "
+                f"{_named(function)} is a generator: its body runs after the call has "
                 "returned; use an async with block inside it"
             )
         if not inspect.iscoroutinefunction(function):
             raise TypeError(
-                f"{function.__qualname__} is not async: decorate it with atmost.sync.concurrency"
+                f"{_named(function)} is not async: decorate it with atmost.sync.concurrency"
             )
 
         @functools.wraps(function)
@@ -197,7 +196,7 @@ class Client:
     ) -> Grant:
         """See the function `acquire`."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return await self._acquire(asked, asyncio.current_task())
+        return await self._acquire(asked, _task())
 
     async def acquire_until_exit(
         self,
@@ -211,7 +210,7 @@ class Client:
         """Like `acquire`, but the slots belong to this process, not to its connection: they come
         back when it ends, however it ends. For a process that becomes another program by exec."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return await self._acquire(asked.by_the_process(), asyncio.current_task())
+        return await self._acquire(asked.by_the_process(), _task())
 
     async def rate_limit(
         self,
@@ -223,7 +222,7 @@ class Client:
     ) -> None:
         """See the function `rate_limit`."""
         asked = asked_of_rate_limit(names, occupy, timeout_seconds, strict)
-        await self._acquire(asked, asyncio.current_task())
+        await self._acquire(asked, _task())
 
     # Limits
 
@@ -296,8 +295,8 @@ class Client:
         return answer
 
     def close(self) -> Awaitable[None]:
-        """End this loop's session, at once: what it still holds is released. A later call begins a
-        new one. What it returns may be awaited or not."""
+        """End this loop's session, at once: what it still holds is released, and who waits gets
+        DaemonUnavailable. A later call begins a new one. What it returns may be awaited or not."""
         connection = self._connections.pop(asyncio.get_running_loop(), None)
         self._connection = None
         if connection is not None:
@@ -320,18 +319,18 @@ class Client:
     async def _acquire(self, asked: Asked, caller: object, block: bool = False) -> Grant:
         if asked.nothing:
             return Grant(asked, None, None)
+        began = time.monotonic()
         connection = self._connected()
         if connection is not None:
-            began = time.monotonic()
             try:
-                return Grant(asked, connection, await connection.acquire(asked, caller, block))
+                return await _granted(connection, asked, caller, block)
             except DaemonUnavailable:
-                if not connection.lost:
+                if connection.closed or not connection.lost:
                     raise
             # The daemon went away since the last call: its successor is asked, for the time left.
-            asked = asked.after(time.monotonic() - began)
         connection = await self._connect()
-        return Grant(asked, connection, await connection.acquire(asked, caller, block))
+        asked = asked.after(time.monotonic() - began)
+        return await _granted(connection, asked, caller, block)
 
     async def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         connection = self._connected()
@@ -339,7 +338,7 @@ class Client:
             try:
                 return await connection.ask(kind, *fields)
             except DaemonUnavailable:
-                if not connection.lost:
+                if connection.closed or not connection.lost:
                     raise
         return await (await self._connect()).ask(kind, *fields)
 
@@ -367,15 +366,41 @@ class Client:
             return connection
 
     def _forget_closed_loops(self) -> None:
-        for loop in [loop for loop in self._connecting if loop.is_closed()]:
-            del self._connecting[loop]
-            self._connections.pop(loop, None)
+        for loop in list(self._connecting):  # other threads have loops of their own
+            if loop.is_closed():
+                self._connecting.pop(loop, None)
+                connection = self._connections.pop(loop, None)
+                if connection is not None:
+                    connection.close("its event loop was closed")
 
     def _forget_in_child(self) -> None:
         """In a forked child the parent's loop is not there, and its session is not ours."""
         self._connection = None
         self._connections = {}
         self._connecting = {}
+
+
+def _task() -> object:
+    """The calling task. In a forked child, where what it copied of its parent's ends, no loop runs."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+async def _granted(connection: Connection, asked: Asked, caller: object, block: bool) -> Grant:
+    """Wait for the grant. `block`: the caller will be inside until it leaves."""
+    granted = await connection.acquire(asked, caller)
+    if block:
+        connection.enter(caller, granted.request)
+    return Grant(asked, connection, granted)
+
+
+def _end(grant: Grant, caller: object) -> None:
+    """The caller has left this grant's block."""
+    if grant._connection is not None:
+        grant._connection.leave(caller, grant._number)
+    grant.release()
 
 
 class _Done:
@@ -389,6 +414,11 @@ class _Done:
 
 
 _DONE = _Done()
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """A partial and other callables have no name."""
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 # The client of this process, and its functions

@@ -6,6 +6,7 @@ What the tasks send in one turn of the loop leaves in one write. The connection 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import weakref
@@ -13,7 +14,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from atmost import wire
-from atmost.errors import AtmostError, ProtocolError
+from atmost.errors import AtmostError
 from atmost.exchange import (
     ANSWER_SECONDS,
     GRACE_SECONDS,
@@ -23,6 +24,7 @@ from atmost.exchange import (
     Exchange,
     may_try_next,
     none_answers,
+    said_by,
     unavailable,
     why_not_connected,
 )
@@ -35,6 +37,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, at: SocketPath, connected: socket.socket, command: list[str] | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.lost: AtmostError | None = None  # why there is no connection any more
+        self.closed = False  # by this process itself: its calls do not go on elsewhere
         self._at = at
         self._socket = connected
         self._exchange = Exchange(command)
@@ -50,7 +53,7 @@ class Connection(asyncio.Protocol):
         cls, given: str | os.PathLike[str] | None, command: list[str] | None
     ) -> Connection:
         """Connect and shake hands. Raises DaemonUnavailable or ProtocolError."""
-        connected, at = await _connect(given)
+        connected, at = _connect(given)
         connection = cls(at, connected, command)
         try:
             await connection.loop.create_unix_connection(lambda: connection, sock=connected)
@@ -63,8 +66,8 @@ class Connection(asyncio.Protocol):
         await anext(connection._watch)
         return connection
 
-    async def acquire(self, asked: Asked, caller: object, block: bool) -> wire.Granted:
-        """Wait for slots. `block`: the caller will be inside until leave()."""
+    async def acquire(self, asked: Asked, caller: object) -> wire.Granted:
+        """Wait for slots."""
         patience = asked.timeout_seconds
         number, frame = self._exchange.acquire(asked, caller)
         call = self._begin(number, frame)
@@ -72,8 +75,6 @@ class Connection(asyncio.Protocol):
             number, call, None if patience is None else patience + GRACE_SECONDS
         )
         assert isinstance(granted, wire.Granted)
-        if block:
-            self._exchange.enter(caller, number)
         return granted
 
     async def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
@@ -81,18 +82,26 @@ class Connection(asyncio.Protocol):
         number, frame = self._exchange.ask(kind, *fields)
         return await self._wait(number, self._begin(number, frame), ANSWER_SECONDS)
 
+    def enter(self, caller: object, number: int) -> None:
+        """The caller will be inside this grant's block until leave()."""
+        self._exchange.enter(caller, number)
+
     def leave(self, caller: object, number: int) -> None:
         """The caller is no longer inside this grant's block."""
         self._exchange.leave(caller, number)
 
     def release(self, number: int) -> None:
         """Let go of what the request has. Needs no answer; without a connection nothing is held."""
-        if not self.lost:
+        if self.loop.is_closed():
+            self.close("its event loop was closed")
+        elif not self.lost:
             self._send(self._exchange.release(number))
 
     def close(self, reason: str) -> None:
         """End the session."""
-        self._flush()
+        self.closed = True
+        if not self.loop.is_closed():
+            self._flush()
         self._lose(unavailable(self._at, reason))
 
     def forget_in_child(self) -> None:
@@ -146,6 +155,10 @@ class Connection(asyncio.Protocol):
         self.release(number)
 
     async def _shake_hands(self) -> None:
+        # Not in connection_made(): uvloop does not own the socket yet, and if this write failed there,
+        # its number would be closed twice, the second time as another file's.
+        assert self._transport is not None
+        self._transport.write(self._exchange.hello())
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 await self._welcome
@@ -163,13 +176,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
-        self._transport.write(self._exchange.hello())
 
     def data_received(self, data: bytes) -> None:
         try:
             answers = self._exchange.receive(data)
-        except ProtocolError as error:
-            self._lose(error)
+        except AtmostError as error:
+            self._lose(said_by(self._at, error))
             return
         for number, answer in answers:
             call = self._calls.pop(number, None)
@@ -190,7 +202,9 @@ class Connection(asyncio.Protocol):
         if self.lost:
             return
         self.lost = why
-        if self._transport is not None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # a forked child may have a copy of it
+        if self._transport is not None and not self.loop.is_closed():
             self._transport.close()
         calls, self._calls = self._calls, {}
         for call in calls.values():
@@ -201,25 +215,23 @@ class Connection(asyncio.Protocol):
             self._welcome.exception()  # retrieved: nobody may be waiting for it any more
 
 
-async def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, SocketPath]:
-    """The first socket that answers, of those to be tried. Raises DaemonUnavailable."""
-    loop = asyncio.get_running_loop()
+def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, SocketPath]:
+    """The first socket that answers, of those to be tried. Raises DaemonUnavailable.
+
+    A Unix socket connects at once or not at all, so there is nothing to wait for.
+    """
     tried = []
     for at in socket_paths(given):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
-            async with asyncio.timeout(HELLO_SECONDS):
-                await loop.sock_connect(connection, at.path)
+            connection.connect(at.path)
             return connection, at
         except OSError as error:
             connection.close()
             tried.append((at, why_not_connected(error)))
             if not may_try_next(error):
                 break
-        except BaseException:
-            connection.close()
-            raise
     raise none_answers(tried)
 
 

@@ -21,8 +21,9 @@ Rule 2: every message says what happened, to which limit or path, and what to do
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 __all__ = [
@@ -51,7 +52,7 @@ class AtmostError(Exception):
 
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str, **fields: Any) -> None:
+    def __init__(self, message: str, /, **fields: Any) -> None:
         super().__init__(message)
         self.fields: dict[str, Any] = fields
 
@@ -300,15 +301,16 @@ class ProtocolError(AtmostError):
 
 
 def from_wire(code: str, message: str, fields: Mapping[str, Any]) -> AtmostError:
-    """The error of this `code`; a code from a newer daemon becomes an AtmostError with its message."""
+    """The error of this `code`, from the fields that we know of; what we do not understand, from a
+    newer daemon, becomes an AtmostError with its message."""
     for error in AtmostError.__subclasses__():
         if error.code == code:
-            try:
-                return error(**fields)
-            except TypeError:
-                break
-    unknown = AtmostError(message, **fields)
-    return unknown
+            make: Callable[..., AtmostError] = error
+            init = vars(error)["__init__"].__code__
+            known = init.co_varnames[1 : init.co_argcount]
+            with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):
+                return make(**{field: fields[field] for field in known if field in fields})
+    return AtmostError(message, **fields)
 
 
 def _quoted(names: Sequence[str]) -> str:

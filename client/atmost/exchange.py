@@ -165,15 +165,17 @@ class Exchange:
     def leave(self, caller: Hashable, number: int) -> None:
         """The caller has left the block."""
         inside = self._inside.get(caller)
-        if inside is not None and number in inside:
-            inside.remove(number)
+        if inside is not None:
+            if number in inside:
+                inside.remove(number)
             if not inside:
                 del self._inside[caller]
 
     def receive(self, data: bytes | memoryview) -> list[tuple[int, Answer]]:
         """The answers that are complete with these bytes, each with its request's number.
 
-        Raises ProtocolError: the daemon has closed the conversation, or is no daemon of ours.
+        Raises ProtocolError, or what else the daemon has closed the conversation with: it may be no
+        daemon of ours.
         """
         answers: list[tuple[int, Answer]] = []
         for body in self._frames.feed(data):
@@ -196,6 +198,13 @@ class Exchange:
 def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
     """No daemon answers at this path."""
     return DaemonUnavailable(at.path, at.source, reason)
+
+
+def said_by(at: SocketPath, error: AtmostError) -> AtmostError:
+    """The error with which this conversation ended; that of the protocol says which one it was."""
+    if isinstance(error, ProtocolError):
+        return ProtocolError(f"from {at.path} ({at.source}): {error.problem}")
+    return error
 
 
 def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
@@ -222,6 +231,8 @@ def why_not_connected(error: OSError) -> str:
             return "this user may not connect to it"
         case TimeoutError():
             return f"no answer within {HELLO_SECONDS:g} s"
+        case BlockingIOError():
+            return "too many connections wait there to be accepted"
         case _:
             return error.strerror or str(error)
 

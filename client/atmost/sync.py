@@ -67,9 +67,10 @@ class Grant:
 
     def release(self) -> None:
         """Give the slots back. Twice is harmless; in a forked child it does nothing."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is not None:
             connection.release(self._number)
+            self._connection = None
 
     def __enter__(self) -> Grant:
         return self
@@ -92,12 +93,18 @@ class Concurrency:
     def __init__(self, client: Client, asked: Asked) -> None:
         self._client = client
         self._asked = asked
-        self._entered: dict[int, list[Grant]] = {}  # by thread
+        self._entered: dict[object, list[Grant]] = {}  # by thread
 
     def __enter__(self) -> Grant:
-        caller = threading.get_ident()
+        caller = _thread.caller
         grant = self._client._acquire(self._asked, caller, block=True)
-        self._entered.setdefault(caller, []).append(grant)
+        try:
+            with _entering:
+                self._entered.setdefault(caller, []).append(grant)
+        except BaseException:  # Ctrl-C in this very moment
+            self._forget(caller, grant)
+            _end(grant, caller)
+            raise
         return grant
 
     def __exit__(
@@ -106,16 +113,15 @@ class Concurrency:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        caller = threading.get_ident()
-        grants = self._entered.get(caller)
-        if not grants:  # a generator that another thread finishes
-            caller, grants = next(iter(self._entered.items()))
-        grant = grants.pop()
-        if not grants:
-            self._entered.pop(caller, None)
-        if grant._connection is not None:
-            grant._connection.leave(caller, grant._number)
-        grant.release()
+        caller = _thread.caller
+        with _entering:
+            if caller not in self._entered:  # a generator that another thread finishes
+                caller = next(iter(self._entered))
+            grants = self._entered[caller]
+            grant = grants.pop()
+            if not grants:
+                del self._entered[caller]
+        _end(grant, caller)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call runs inside."""
@@ -123,11 +129,11 @@ class Concurrency:
 
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{function.__qualname__} is async: decorate it with atmost.asyncio.concurrency"
+                f"{_named(function)} is async: decorate it with atmost.asyncio.concurrency"
             )
         if inspect.isgeneratorfunction(function):
             raise TypeError(
-                f"{function.__qualname__} is a generator: its body runs after the call has "
+                f"{_named(function)} is a generator: its body runs after the call has "
                 "returned; use a with block inside it"
             )
 
@@ -137,6 +143,15 @@ class Concurrency:
                 return function(*args, **kwargs)
 
         return inside
+
+    def _forget(self, caller: object, grant: Grant) -> None:
+        """The block was not entered after all, however far that had come."""
+        with _entering:
+            grants = self._entered.get(caller, [])
+            if grant in grants:
+                grants.remove(grant)
+            if not grants:
+                self._entered.pop(caller, None)
 
 
 class Client:
@@ -183,7 +198,7 @@ class Client:
     ) -> Grant:
         """See the function `acquire`."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return self._acquire(asked, threading.get_ident())
+        return self._acquire(asked, _thread.caller)
 
     def acquire_until_exit(
         self,
@@ -197,7 +212,7 @@ class Client:
         """Like `acquire`, but the slots belong to this process, not to its connection: they come
         back when it ends, however it ends. For a process that becomes another program by exec."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return self._acquire(asked.by_the_process(), threading.get_ident())
+        return self._acquire(asked.by_the_process(), _thread.caller)
 
     def rate_limit(
         self,
@@ -209,7 +224,7 @@ class Client:
     ) -> None:
         """See the function `rate_limit`."""
         asked = asked_of_rate_limit(names, occupy, timeout_seconds, strict)
-        self._acquire(asked, threading.get_ident())
+        self._acquire(asked, _thread.caller)
 
     # Limits
 
@@ -282,7 +297,8 @@ class Client:
         return answer
 
     def close(self) -> None:
-        """End the session: what it still holds is released. A later call begins a new one."""
+        """End the session: what it still holds is released, and who waits gets DaemonUnavailable. A
+        later call begins a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close("the client was closed")
@@ -300,21 +316,21 @@ class Client:
 
     # Calls
 
-    def _acquire(self, asked: Asked, caller: int, block: bool = False) -> Grant:
+    def _acquire(self, asked: Asked, caller: object, block: bool = False) -> Grant:
         if asked.nothing:
             return Grant(asked, None, None)
+        began = time.monotonic()
         connection = self._connection
         if connection is not None and not connection.lost:
-            began = time.monotonic()
             try:
-                return Grant(asked, connection, connection.acquire(asked, caller, block))
+                return _granted(connection, asked, caller, block)
             except DaemonUnavailable:
-                if not connection.lost:
+                if connection.closed or not connection.lost:
                     raise
             # The daemon went away since the last call: its successor is asked, for the time left.
-            asked = asked.after(time.monotonic() - began)
         connection = self._connect()
-        return Grant(asked, connection, connection.acquire(asked, caller, block))
+        asked = asked.after(time.monotonic() - began)
+        return _granted(connection, asked, caller, block)
 
     def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         connection = self._connection
@@ -322,7 +338,7 @@ class Client:
             try:
                 return connection.ask(kind, *fields)
             except DaemonUnavailable:
-                if not connection.lost:
+                if connection.closed or not connection.lost:
                     raise
         return self._connect().ask(kind, *fields)
 
@@ -342,6 +358,42 @@ class Client:
         """In a forked child the parent's threads are not there, and its session is not ours."""
         self._connecting = threading.Lock()
         self._connection = None
+
+
+def _granted(connection: Connection, asked: Asked, caller: object, block: bool) -> Grant:
+    """Wait for the grant. `block`: the caller will be inside until it leaves."""
+    granted = connection.acquire(asked, caller)
+    try:
+        if block:
+            connection.enter(caller, granted.request)
+        return Grant(asked, connection, granted)
+    except BaseException:  # Ctrl-C in this very moment
+        connection.leave(caller, granted.request)
+        connection.release(granted.request)
+        raise
+
+
+def _end(grant: Grant, caller: object) -> None:
+    """The caller has left this grant's block."""
+    if grant._connection is not None:
+        grant._connection.leave(caller, grant._number)
+    grant.release()
+
+
+class _Thread(threading.local):
+    """The calling thread, told apart from every other one: an ident is given to a later thread again."""
+
+    def __init__(self) -> None:
+        self.caller = object()
+
+
+_thread = _Thread()
+_entering = threading.Lock()  # guards who is inside what; never held for longer than that takes
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """A partial and other callables have no name."""
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 # The client of this process, and its functions
@@ -449,6 +501,8 @@ def delete_limit(name: str) -> None:
 
 
 def _forget_in_child() -> None:
+    global _entering
+    _entering = threading.Lock()
     for client in list(_clients):
         client._forget_in_child()
 

@@ -13,10 +13,11 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from atmost import wire
-from atmost.errors import AtmostError, ProtocolError
+from atmost.errors import AtmostError
 from atmost.exchange import (
     ANSWER_SECONDS,
     GRACE_SECONDS,
@@ -27,6 +28,7 @@ from atmost.exchange import (
     Exchange,
     may_try_next,
     none_answers,
+    said_by,
     unavailable,
     why_not_connected,
 )
@@ -36,17 +38,27 @@ from atmost.paths import SocketPath, socket_paths
 class _Call:
     """A request that waits for its answer."""
 
-    __slots__ = ("answer", "wake")
+    __slots__ = ("answer", "number", "wake")
 
     def __init__(self) -> None:
+        self.number = 0  # of the request; 0 until it has one
         self.answer: Answer | None = None
         self.wake: threading.Lock | None = None  # held while its thread sleeps
+
+
+class _OutOfPatience(Exception):
+    """No answer, not even that the time is up. Not a TimeoutError: a program's own signal handler
+    may raise one of those while we wait."""
 
 
 class Connection:
     """One session with the daemon, shared by the threads of this process.
 
-    Rule: `_lock` guards every field; it is never held while waiting for an answer.
+    Rule 1: `_lock` guards every field; it is never held while waiting for an answer.
+    Rule 2: an exception may come at any place in a thread that waits (Ctrl-C, a signal handler, an
+    async exception): its request is let go of, and another thread reads on.
+    Rule 3: the socket is closed by whoever reads, if somebody does: its number could be another
+    file's by the time of the read.
     """
 
     def __init__(self, given: str | os.PathLike[str] | None, command: list[str] | None) -> None:
@@ -57,6 +69,7 @@ class Connection:
         self._reading = False  # a thread reads for all
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self.lost: AtmostError | None = None  # why there is no connection any more
+        self.closed = False  # by this process itself: its calls do not go on elsewhere
         self._socket, self._at = _connect(given)
         _connections.add(self)
         try:
@@ -70,26 +83,27 @@ class Connection:
         if hasattr(self, "_socket"):
             self._socket.close()
 
-    def acquire(self, asked: Asked, caller: int, block: bool) -> wire.Granted:
-        """Wait for slots. `block`: the caller will be inside until leave()."""
+    def acquire(self, asked: Asked, caller: object) -> wire.Granted:
+        """Wait for slots."""
         patience = asked.timeout_seconds
-        with self._lock:
-            number, frame = self._exchange.acquire(asked, caller)
-            call = self._begin(number, frame)
-        granted = self._wait(number, call, None if patience is None else patience + GRACE_SECONDS)
-        assert isinstance(granted, wire.Granted)
-        if block:
-            self._exchange.enter(caller, number)
+        granted: wire.Granted = self._call(
+            None if patience is None else patience + GRACE_SECONDS,
+            self._exchange.acquire,
+            asked,
+            caller,
+        )
         return granted
 
     def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         """Send a request of this kind and wait for its answer."""
-        with self._lock:
-            number, frame = self._exchange.ask(kind, *fields)
-            call = self._begin(number, frame)
-        return self._wait(number, call, ANSWER_SECONDS)
+        answer: Answer = self._call(ANSWER_SECONDS, self._exchange.ask, kind, *fields)
+        return answer
 
-    def leave(self, caller: int, number: int) -> None:
+    def enter(self, caller: object, number: int) -> None:
+        """The caller will be inside this grant's block until leave()."""
+        self._exchange.enter(caller, number)
+
+    def leave(self, caller: object, number: int) -> None:
         """The caller is no longer inside this grant's block."""
         self._exchange.leave(caller, number)
 
@@ -101,6 +115,7 @@ class Connection:
 
     def close(self, reason: str) -> None:
         """End the session."""
+        self.closed = True
         with self._lock:
             self._lose(unavailable(self._at, reason))
 
@@ -112,84 +127,100 @@ class Connection:
 
     # Sending
 
-    def _begin(self, number: int, frame: bytes) -> _Call:
-        if self.lost:
-            raise self.lost
-        call = self._calls[number] = _Call()
-        self._send(frame)
-        return call
-
     def _send(self, frame: bytes) -> None:
         try:
             self._socket.sendall(frame)
         except OSError as error:
-            self._lose(unavailable(self._at, f"the connection broke: {why_not_connected(error)}"))
+            self._lose(unavailable(self._at, _why_broken(error)))
 
     # Waiting
 
-    def _wait(self, number: int, call: _Call, patience: float | None) -> Answer:
-        deadline = None if patience is None else time.monotonic() + patience
+    def _call(
+        self, patience: float | None, ask: Callable[..., tuple[int, bytes]], *arguments: Any
+    ) -> Any:
+        """Send a request and wait for its answer; an exception leaves nothing of it behind."""
+        call = _Call()
+        try:
+            with self._lock:
+                if self.lost:
+                    raise self.lost
+                call.number, frame = ask(*arguments)
+                self._calls[call.number] = call
+                self._send(frame)
+            self._wait(call, None if patience is None else time.monotonic() + patience)
+            answer = call.answer
+            if not isinstance(answer, AtmostError):
+                return answer
+        except BaseException as error:
+            self._give_up(call)
+            if isinstance(error, _OutOfPatience):
+                reason = f"it is there, but gave no answer within {patience:g} s"
+                raise unavailable(self._at, reason) from None
+            raise
+        raise answer
+
+    def _wait(self, call: _Call, deadline: float | None) -> None:
+        """Return when the call has its answer."""
+        leads = False
         try:
             while call.answer is None:
                 with self._lock:
                     if call.answer is not None:
-                        break
-                    leads = not self._reading
-                    if leads:
-                        self._reading = True
+                        return
+                    if not self._reading:
+                        leads = self._reading = True
                     else:
                         wake = call.wake = threading.Lock()
                         wake.acquire()
                 if leads:
                     self._lead(call, deadline)
                 elif not wake.acquire(timeout=-1 if deadline is None else _left(deadline)):
-                    raise TimeoutError
-        except BaseException as error:
-            self._give_up(number)
-            if isinstance(error, TimeoutError):
-                reason = f"it is there, but gave no answer within {patience:g} s"
-                raise unavailable(self._at, reason) from None
-            raise
-        if isinstance(call.answer, AtmostError):
-            raise call.answer
-        return call.answer
+                    raise _OutOfPatience
+        finally:
+            if leads:
+                self._reading = False  # at once: another exception could come with the first call
+                self._hand_over()
 
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
-        try:
-            while call.answer is None:
-                if deadline is not None:
-                    self._await_bytes(deadline)
-                try:
-                    count = self._socket.recv_into(self._buffer)
-                    gone = "the daemon closed the connection"
-                except OSError as error:
-                    count = 0
-                    gone = f"the connection broke: {why_not_connected(error)}"
-                with self._lock:
-                    if count:
-                        self._take(self._buffer[:count])
-                    else:
-                        self._lose(unavailable(self._at, gone))
-        finally:
+        while call.answer is None:
+            if deadline is not None:
+                self._await_bytes(deadline)
+            try:
+                count = self._socket.recv_into(self._buffer)
+                gone = "the daemon closed the connection"
+            except OSError as error:
+                count = 0
+                gone = _why_broken(error)
             with self._lock:
-                self._reading = False
+                if count:
+                    self._take(self._buffer[:count])
+                else:
+                    self._lose(unavailable(self._at, gone))
+
+    def _hand_over(self) -> None:
+        """This thread does not read any more: another one has to, if any waits."""
+        with self._lock:
+            if self._reading:
+                return
+            if self.lost:
+                self._socket.close()
+            else:
                 self._promote()
 
     def _await_bytes(self, deadline: float) -> None:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if not poll.poll(_left(deadline) * 1000):
-            raise TimeoutError
+            raise _OutOfPatience
 
-    def _give_up(self, number: int) -> None:
+    def _give_up(self, call: _Call) -> None:
         """The caller does not wait any longer. A grant that is on its way is let go of too."""
         with self._lock:
-            self._calls.pop(number, None)
-            if not self.lost:
-                self._send(self._exchange.release(number))
-            if not self._reading:
-                self._promote()
+            self._calls.pop(call.number, None)
+            if call.number and not self.lost:
+                self._send(self._exchange.release(call.number))
+        self._hand_over()
 
     def _promote(self) -> None:
         """Wake one that waits, to read for all."""
@@ -210,17 +241,17 @@ class Connection:
                 if not count:
                     raise unavailable(self._at, "the daemon closed the connection")
                 self._exchange.receive(self._buffer[:count])
+        except AtmostError as error:
+            raise said_by(self._at, error) from None
         except OSError as error:
-            if isinstance(error, AtmostError):
-                raise
             raise unavailable(self._at, why_not_connected(error)) from error
         self._socket.settimeout(None)
 
     def _take(self, data: memoryview) -> None:
         try:
             answers = self._exchange.receive(data)
-        except ProtocolError as error:
-            self._lose(error)
+        except AtmostError as error:
+            self._lose(said_by(self._at, error))
             return
         for number, answer in answers:
             call = self._calls.pop(number, None)
@@ -240,7 +271,8 @@ class Connection:
         self.lost = why
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
-        self._socket.close()
+        if not self._reading:
+            self._socket.close()
         calls, self._calls = self._calls, {}
         for call in calls.values():
             self._answer(call, why)
@@ -261,6 +293,14 @@ def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, Socke
             if not may_try_next(error):
                 break
     raise none_answers(tried)
+
+
+def _why_broken(error: OSError) -> str:
+    """What the socket's own error means; any other goes on: a signal handler of the program has
+    raised it."""
+    if error.errno is None:
+        raise error
+    return f"the connection broke: {why_not_connected(error)}"
 
 
 def _left(deadline: float) -> float:

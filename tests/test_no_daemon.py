@@ -1,0 +1,307 @@
+"""No daemon, one that dies, one that hangs, and what is no daemon at all: both clients say so.
+
+semantics.md 3: which socket was tried, where that path came from, and the command that starts one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import atmost.asyncio
+from atmost import sync, wire
+from atmost.errors import AcquireTimeout, DaemonUnavailable, ProtocolError
+from atmost.exchange import GRACE_SECONDS, HELLO_SECONDS
+from tests.callers import SIDES, LoopThreads, Side, nobody_listens, wait_for_line
+from tests.support import PATIENCE_SECONDS, RunningDaemon
+
+both = pytest.mark.parametrize("kind", SIDES)
+
+NewSide = Callable[..., Side]
+
+
+@pytest.fixture
+def new_side(kind: str) -> Iterator[NewSide]:
+    """Make a client under test for a path."""
+    loops = LoopThreads()
+    made: list[Side] = []
+
+    def make(path: Path | None, kind: str = kind) -> Side:
+        made.append(Side(kind, path, loops))
+        return made[-1]
+
+    yield make
+    for side in made:
+        side.close()
+    loops.close()
+
+
+@contextlib.contextmanager
+def listening(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[None]:
+    """What listens at `path` is no daemon: it does this with each that connects."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.fspath(path))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connected, _ = server.accept()
+                except OSError:
+                    return
+                with connected, contextlib.suppress(OSError):
+                    answer(connected)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+# ---- None there
+
+
+@both
+def test_nobody_there(new_side: NewSide, tmp_path: Path) -> None:
+    path = nobody_listens(tmp_path)
+    side = new_side(path)
+    calls: list[Callable[[], Any]] = [
+        *(side.status, side.list_limits),
+        lambda: side.acquire("db"),
+        lambda: side.caller().enter("db", timeout_seconds=0),
+    ]
+    for call in calls:
+        with pytest.raises(DaemonUnavailable) as caught:
+            call()
+        assert isinstance(caught.value, ConnectionError)
+        assert (caught.value.path, caught.value.source) == (str(path), "given")
+        assert str(caught.value) == (
+            f"no atmost daemon at {path} (given): there is no such socket; "
+            f"start one with: atmostd --socket {path}"
+        )
+
+
+def test_default_clients_say_where_the_path_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATMOST_SOCKET", str(path := nobody_listens(tmp_path)))
+    with pytest.raises(DaemonUnavailable) as of_sync:
+        sync.rate_limit("api")
+    with pytest.raises(DaemonUnavailable) as of_asyncio:
+        asyncio.run(atmost.asyncio.rate_limit("api"))
+    assert str(of_sync.value) == str(of_asyncio.value)
+    assert f"no atmost daemon at {path} (from ATMOST_SOCKET): " in str(of_sync.value)
+
+
+@both
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("file", "nobody listens there any more"),
+        ("folder", "nobody listens there any more"),
+        ("stale", "nobody listens there any more"),
+        ("below a file", "Not a directory"),
+        ("too long", "AF_UNIX path too long"),
+    ],
+)
+def test_what_is_no_listening_socket(
+    new_side: NewSide, tmp_path: Path, what: str, reason: str
+) -> None:
+    path = tmp_path / "s"
+    match what:
+        case "file":
+            path.touch()
+        case "folder":
+            path.mkdir()
+        case "stale":
+            with socket.socket(socket.AF_UNIX) as gone:
+                gone.bind(os.fspath(path))
+        case "below a file":
+            path.touch()
+            path /= "s"
+        case _:
+            path = tmp_path / ("s" * 150)
+    with pytest.raises(DaemonUnavailable) as caught:
+        new_side(path).status()
+    assert f"at {path} (given): {reason}" in str(caught.value)
+    assert path.exists() == (what in ("file", "folder", "stale"))  # nothing was touched
+
+
+@both
+def test_a_full_queue_of_connections(new_side: NewSide, tmp_path: Path) -> None:
+    """As of a daemon that was stopped, and thousands of clients."""
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as queue:
+        server.bind(os.fspath(tmp_path / "s"))
+        server.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one = queue.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(os.fspath(tmp_path / "s"))
+        with pytest.raises(DaemonUnavailable, match="too many connections wait"):
+            new_side(tmp_path / "s").status()
+
+
+# ---- Something else is there
+
+
+def closes(connected: socket.socket) -> None:
+    connected.recv(4096)
+
+
+def hangs_up(connected: socket.socket) -> None:
+    """Before anything was said: uvloop must not lose track of the socket."""
+
+
+def speaks_http(connected: socket.socket) -> None:
+    connected.recv(4096)
+    connected.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def sends_no_message(connected: socket.socket) -> None:
+    connected.recv(4096)
+    connected.sendall(b"\0\0\0\3\x93\1\2")
+
+
+def is_of_another_version(connected: socket.socket) -> None:
+    connected.recv(4096)
+    why = "protocol version 1; this daemon speaks 7"
+    connected.sendall(wire.encode(wire.Failed(0, "protocol_error", why, {"problem": why})))
+
+
+@both
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (closes, DaemonUnavailable, "at {}"),
+        (hangs_up, DaemonUnavailable, "at {}"),
+        (speaks_http, ProtocolError, r"from {} \(given\): a frame of 1213486160 bytes"),
+        (sends_no_message, ProtocolError, r"from {} \(given\): the daemon sent what is no message"),
+        (is_of_another_version, ProtocolError, r"from {} \(given\): protocol version 1; this dae"),
+    ],
+)
+def test_something_else_listens_there(
+    new_side: NewSide,
+    tmp_path: Path,
+    answer: Callable[[socket.socket], None],
+    error: type[Exception],
+    words: str,
+) -> None:
+    with listening(tmp_path / "s", answer):
+        side = new_side(tmp_path / "s")
+        for _ in range(5):
+            with pytest.raises(error, match=words.format(tmp_path / "s")):
+                side.status()
+
+
+@both
+def test_time_spent_connecting_is_of_the_time_given(new_side: NewSide, tmp_path: Path) -> None:
+    asked: list[wire.Acquire] = []
+
+    def is_slow(connected: socket.socket) -> None:
+        frames = wire.FrameReader()
+        list(frames.feed(connected.recv(4096)))
+        time.sleep(0.05)
+        connected.sendall(wire.encode(wire.Welcome(wire.PROTOCOL_VERSION, "0", 1)))
+        for body in frames.feed(connected.recv(4096)):
+            message = wire.decode_client_message(body)
+            assert isinstance(message, wire.Acquire)
+            asked.append(message)
+            connected.sendall(wire.encode(wire.Granted(message.request, 1, 0)))
+
+    with listening(tmp_path / "s", is_slow):
+        new_side(tmp_path / "s").acquire("db", timeout_seconds=PATIENCE_SECONDS)
+    (message,) = asked
+    assert message.timeout_seconds is not None
+    assert 0 <= message.timeout_seconds <= PATIENCE_SECONDS - 0.05
+
+
+# ---- A daemon that dies
+
+
+@both
+def test_daemon_killed_while_many_wait(new_side: NewSide, daemon: RunningDaemon) -> None:
+    side = new_side(daemon.socket)
+    side.create_limit("db", 1)
+    holder = side.caller()
+    holder.enter("db")
+    asking = [side.caller().begin_enter("db") for _ in range(5)]
+    asking += [side.caller().begin_enter("db", timeout_seconds=PATIENCE_SECONDS)]
+    with daemon.client() as client:
+        wait_for_line(client, "db", 6)
+    daemon.stop(signal.SIGKILL)
+    for ask in asking:
+        with pytest.raises(DaemonUnavailable, match=f"{daemon.socket}.*atmostd --socket"):
+            ask.result(PATIENCE_SECONDS)
+    holder.leave()  # says nothing: there is nothing left to give back
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("sync", signal.SIGTERM), ("asyncio", signal.SIGTERM), ("uvloop", signal.SIGKILL)],
+)
+def test_daemon_restarted_between_calls(
+    new_side: NewSide, daemon: RunningDaemon, number: int
+) -> None:
+    side = new_side(daemon.socket)
+    side.create_limit("db", 1)
+    grant = side.acquire("db")
+    daemon.stop(number)
+    with pytest.raises(DaemonUnavailable):
+        side.status()
+    daemon.start()
+    assert side.status().pid == daemon.pid
+    caller = side.caller()
+    caller.do(grant.release)  # of a session that is over
+    caller.enter("db", timeout_seconds=0)
+    caller.leave()
+    daemon.stop(number)
+    daemon.start()
+    caller.enter("db", timeout_seconds=0)  # nothing was called meanwhile
+
+
+# ---- A daemon that hangs
+
+
+@pytest.mark.parametrize("kind", ["both"])
+def test_daemon_that_hangs(new_side: NewSide, daemon: RunningDaemon) -> None:
+    """All at once: this is the one test that has to wait for the clock."""
+    connected = [new_side(daemon.socket, kind) for kind in SIDES]
+    for side in connected:
+        side.acquire("made")
+    connected[0].create_limit("db", 1)
+    others = [new_side(daemon.socket, kind) for kind in SIDES]
+    os.kill(daemon.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    acquiring = [
+        side.caller().begin(side.client.acquire, "db", timeout_seconds=seconds)
+        for side in connected
+        for seconds in (0.1, 0, 0.2)
+    ]
+    connecting = [side.caller().begin(side.client.status) for side in others]
+    for ask in acquiring:
+        with pytest.raises(DaemonUnavailable, match=r"it is there, but gave no answer within 2"):
+            ask.result(PATIENCE_SECONDS)
+    assert time.monotonic() - began >= GRACE_SECONDS
+    for ask in connecting:
+        with pytest.raises(DaemonUnavailable, match=f"no answer within {HELLO_SECONDS:g} s"):
+            ask.result(PATIENCE_SECONDS)
+    assert time.monotonic() - began >= HELLO_SECONDS
+    os.kill(daemon.pid, signal.SIGCONT)
+    # What was given up meanwhile is let go of: nothing is held, and nobody waits.
+    with daemon.client() as client, client.concurrency("db", timeout_seconds=PATIENCE_SECONDS):
+        assert client.read_limit("db").waiting == 0
+        for side in connected:  # on the connection that it had
+            with pytest.raises(AcquireTimeout):
+                side.acquire("db", timeout_seconds=0)
