@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from atmost.sync import Client
 from hypothesis import settings
 
+from atmost.sync import Client
 from tests.support import RunningDaemon
 
 settings.register_profile("quick", deadline=None, derandomize=True)

@@ -159,7 +159,7 @@ class Limit:
         "limit",
         "line",
         "name",
-        "wakes_at",
+        "wakes",
     )
 
     def __init__(
@@ -173,7 +173,7 @@ class Limit:
         self.held = 0  # slots of the holders: always their sum
         self.line: Line[Ticket] = Line()
         self.deleted = False
-        self.wakes_at: int | None = None  # the Tick that has been asked for
+        self.wakes: list[int] = []  # the Ticks asked for that are still to come, the earliest last
         self._deadlines: list[tuple[int, int, Ticket]] = []  # heap, of tickets whose home is here
         self._passers = [0] * PASSES_MAX  # the greatest numbers that went here, ascending
 
@@ -243,7 +243,8 @@ class Limit:
         return effects
 
     def _tick(self, now: int) -> list[Effect]:
-        self.wakes_at = None
+        while self.wakes and self.wakes[-1] <= now:
+            self.wakes.pop()
         due = []
         while self._deadlines and self._deadlines[0][0] <= now:
             due.append(heapq.heappop(self._deadlines)[2])
@@ -508,7 +509,7 @@ def _wake_ups(limits: Iterable[Limit], now: int) -> list[Effect]:
     effects: list[Effect] = []
     for limit in limits:
         instant = limit.next_instant(now)
-        if instant is not None and (limit.wakes_at is None or instant < limit.wakes_at):
-            limit.wakes_at = instant
+        if instant is not None and (not limit.wakes or instant < limit.wakes[-1]):
+            limit.wakes.append(instant)
             effects.append(WakeAt(limit, instant))
     return effects
