@@ -60,7 +60,7 @@ def asked_of_concurrency(
     """The arguments of `concurrency` and `acquire`. Raises InvalidValue."""
     return Asked(
         slots_by_name(names, occupy),
-        slots_by_name(rate_limit, field="rate_limit"),
+        {} if rate_limit is None else slots_by_name(rate_limit, field="rate_limit"),
         check_timeout(timeout_seconds),
         bool(strict),
     )

@@ -8,6 +8,7 @@ end would misread raises PROTOCOL_VERSION.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -227,6 +228,7 @@ class Done(Message, frozen=True, array_like=True, tag="done"):
 
 DaemonMessage = Welcome | Granted | Failed | Limit | Limits | Tickets | DaemonStatus | Done
 
+_prefix = struct.Struct(">I").unpack_from
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientMessage)
 _daemon_decoder = msgspec.msgpack.Decoder(DaemonMessage)
@@ -254,8 +256,8 @@ class FrameReader:
         """The bodies that are complete with `data`. Raises ProtocolError at a prefix over the limit."""
         if not self._rest:
             view = memoryview(data)
-            length = int.from_bytes(view[:PREFIX_BYTES], "big")
-            if len(view) == PREFIX_BYTES + length and length <= FRAME_BYTES_MAX:
+            length = len(view) - PREFIX_BYTES
+            if 0 <= length <= FRAME_BYTES_MAX and _prefix(data) == (length,):
                 return (view[PREFIX_BYTES:],)  # one whole frame, as nearly always
         return self._cut(data)
 
@@ -267,7 +269,7 @@ class FrameReader:
         start, end = 0, len(data)
         while end - start >= PREFIX_BYTES:
             body = start + PREFIX_BYTES
-            length = int.from_bytes(view[start:body], "big")
+            (length,) = _prefix(data, start)
             if length > FRAME_BYTES_MAX:
                 raise ProtocolError(
                     f"a frame of {length} bytes; at most {FRAME_BYTES_MAX} are allowed"

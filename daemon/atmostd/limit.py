@@ -19,7 +19,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterable
 from enum import Enum
-from typing import assert_never
+from typing import Any, assert_never
 
 from msgspec import Struct
 
@@ -65,7 +65,7 @@ class Ticket(Struct, eq=False):
     deadline: int | None = None  # None: waits for ever; not after asked_at: tries once
     strict: bool = False  # never runs unguarded
     inside: tuple[Ticket, ...] = ()  # grants that cannot end before this one goes
-    owner: object = None  # whoever asked; the rules do not look at it
+    owner: Any = None  # whoever asked; the rules do not look at it
     state: State = State.ARRIVING
     missing: int = 1  # lines in which it does not stand yet
     keeps: bool = False  # was passed often enough: holds back all of its lines
@@ -205,8 +205,11 @@ class Limit:
         free = self.limit - self.held - slots
         if free < 0:
             return False
-        self.level.settle(now)
-        return self.level.within(free)
+        level = self.level
+        if not level.units:
+            return True
+        level.settle(now)
+        return level.within(free)
 
     def active_slots(self, now: int) -> int:
         """Slots occupied: held + spent, rounded up to whole slots."""
@@ -281,7 +284,7 @@ class Limit:
                 inactive = [part.limit.name for part in ticket.parts if not part.limit.active]
                 return "limit_inactive", {"names": inactive}
             return None
-        part = next(part for part in ticket.parts if part.limit is self)
+        part = self._part_of(ticket)
         if part.spend and not self.level.rate:
             return "slot_decay_required", {"name": self.name}
         if part.slots > self.limit:
@@ -327,13 +330,14 @@ class Limit:
         if self.level.units and self.line:
             self.level.settle(now)
             for ticket in self.line.heads():
-                free = self.limit - self.held - self._slots_of(ticket)
+                free = self.limit - self.held - self._part_of(ticket).slots
                 if free >= 0 and not self.level.within(free):
                     instants.append(self.level.instant_within(free))
         return min(instants, default=None)
 
-    def _slots_of(self, ticket: Ticket) -> int:
-        return next(part.slots for part in ticket.parts if part.limit is self)
+    def _part_of(self, ticket: Ticket) -> Part:
+        parts = ticket.parts
+        return parts[0] if len(parts) == 1 else next(p for p in parts if p.limit is self)
 
     # Passing
 

@@ -49,7 +49,7 @@ class Asker(Protocol):
     @property
     def command(self) -> str: ...
 
-    def granted(self, ticket: Ticket, token: int) -> None: ...
+    def granted(self, request: int, ticket: Ticket, token: int) -> None: ...
 
     def refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None: ...
 
@@ -128,8 +128,10 @@ class Registry:
         _check_values(asked, names)
         homes = self._find_or_make(names, asked.strict, asker)
         parts = tuple(
-            Part(home.limit, hold.get(name, 0), spend.get(name, 0))
-            for name, home in zip(names, homes, strict=True)
+            [
+                Part(home.limit, hold.get(name, 0), spend.get(name, 0))
+                for name, home in zip(names, homes, strict=True)
+            ]
         )
         now = self._around.clock()
         timeout = asked.timeout_seconds
@@ -161,20 +163,25 @@ class Registry:
 
     def _find_or_make(self, names: list[str], strict: bool, asker: Asker) -> list[Actor]:
         actors = self.actors
-        missing = [name for name in names if name not in actors]
-        if missing:
-            for name in missing:
-                values.check_name(name)
-            if strict:
-                raise LimitNotFound(missing)
-            for name in missing:
-                self._make_implicitly(name, asker)
-        homes = [actors[name] for name in names]
+        try:
+            homes = [actors[name] for name in names]
+        except KeyError:
+            self._make_missing(names, strict, asker)
+            homes = [actors[name] for name in names]
         if strict:
             inactive = [home.limit.name for home in homes if not home.limit.active]
             if inactive:
                 raise LimitInactive(inactive)
         return homes
+
+    def _make_missing(self, names: list[str], strict: bool, asker: Asker) -> None:
+        missing = [name for name in names if name not in self.actors]
+        for name in missing:
+            values.check_name(name)
+        if strict:
+            raise LimitNotFound(missing)
+        for name in missing:
+            self._make_implicitly(name, asker)
 
     def _make_implicitly(self, name: str, asker: Asker) -> None:
         """semantics.md 2: a missing limit is created with limit=1, inactive, and the body runs."""
@@ -202,7 +209,8 @@ class Registry:
                 for part in ticket.parts:
                     if part.spend and part.limit.active:
                         self.on_spent()
-                request_of(ticket).asker.granted(ticket, token)
+                request: Request = ticket.owner
+                request.asker.granted(request.number, ticket, token)
             case Refused(ticket=ticket, code=code, fields=fields):
                 request_of(ticket).asker.refused(ticket, code, fields)
             case TimedOut(ticket=ticket, places=places):
@@ -215,8 +223,7 @@ class Registry:
 
 def request_of(ticket: Ticket) -> Request:
     """What the shell knows of a ticket."""
-    request = ticket.owner
-    assert isinstance(request, Request)
+    request: Request = ticket.owner
     return request
 
 
@@ -232,9 +239,8 @@ def _check_values(asked: Acquire, names: list[str]) -> None:
         raise InvalidValue("hold", "{}", "slots of at least one limit, in hold or spend")
     if len(names) > values.NAMES_MAX:
         raise InvalidValue("hold", str(len(names)), f"at most {values.NAMES_MAX} limits")
-    for part in (asked.hold, asked.spend):
-        for slots in part.values():
-            if not 1 <= slots <= values.COUNT_MAX:
-                values.check_slots(slots)
+    for slots in (*asked.hold.values(), *asked.spend.values()):
+        if not 1 <= slots <= values.COUNT_MAX:
+            values.check_slots(slots)
     if asked.timeout_seconds is not None:
         values.check_timeout(asked.timeout_seconds)

@@ -220,9 +220,7 @@ class Session(asyncio.Protocol):
     def _acquire(self, message: Acquire) -> None:
         if message.request in self._tickets:
             raise ProtocolError(f"request {message.request} is in use")
-        inside = tuple(
-            self._tickets[number] for number in message.inside if number in self._tickets
-        )
+        inside = tuple([self._tickets[n] for n in message.inside if n in self._tickets])
         self._tickets[message.request] = self._host.registry.acquire(self, message, inside)
 
     def _release(self, message: Release) -> None:
@@ -269,13 +267,12 @@ class Session(asyncio.Protocol):
 
     # What became of requests
 
-    def granted(self, ticket: Ticket, token: int) -> None:
-        request = request_of(ticket).number
+    def granted(self, request: int, ticket: Ticket, token: int) -> None:
         if ticket.state is State.ENDED:
             self._tickets.pop(request, None)  # spent: there is nothing to let go of
         waited = ticket.granted_at - ticket.asked_at
         unguarded = [part.limit.name for part in ticket.parts if not part.limit.active]
-        self._send(Granted(request, token, max(0, waited), unguarded))
+        self._send(Granted(request, token, waited if waited > 0 else 0, unguarded))
 
     def refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None:
         request = request_of(ticket).number
