@@ -11,7 +11,7 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 NAME_WIDTH = 44
-SECONDS, MICROSECONDS, PER_SECOND, MEGABYTES, COUNT = "s", "us", "a second", "MB", ""
+MICROSECONDS, PER_SECOND, MEGABYTES, COUNT = "us", "a second", "MB", ""
 
 
 class Spread(NamedTuple):

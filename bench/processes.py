@@ -26,6 +26,7 @@ from atmost.sync import Client
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 20.0  # for a daemon to answer, on a machine that is busy with other things
 STOP_SECONDS = 5.0  # for it to end in order
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SOCKET_FOLDER_BYTES_MAX = 80  # the kernel takes 107 bytes for the path of a socket in it
 
 
@@ -179,7 +180,11 @@ class Bench:
         self._daemons = 0
         short = len(os.fsencode(tempfile.gettempdir())) < SOCKET_FOLDER_BYTES_MAX
         self._folder = Path(tempfile.mkdtemp(prefix="atmost-bench-", dir=None if short else "/tmp"))
-        self.floor = Floor(self._folder)
+        try:
+            self.floor = Floor(self._folder)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Bench:
         return self
@@ -219,8 +224,7 @@ def undisturbed() -> Iterator[None]:
     def later(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, later) for number in numbers}
+    handlers = {number: signal.signal(number, later) for number in INTERRUPTIONS}
     try:
         yield
     finally:

@@ -21,16 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `bench` is th
 
 from bench.cases import CASES
 from bench.figures import Table
-from bench.processes import Bench, Cores
+from bench.processes import INTERRUPTIONS, Bench, Cores
 
 STARTS, ROUNDS = 4, 7  # short rounds: others on the machine then spoil a few, and not the median
 STARTS_QUICK, ROUNDS_QUICK = 1, 3
-LOAD_QUIET = 0.3  # runnable processes of others, beyond which figures tell of them too
+LOOK_SECONDS = 0.3  # at what others do, before the first case
+BUSY_QUIET = 0.05  # of all processors, beyond which figures tell of those others too
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.default_int_handler)
     tables: dict[str, Table] = {}
     code = 0
     begun = time.time()
@@ -85,7 +87,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "busy_before": round(busy(LOOK_SECONDS), 2),
     }
 
 
@@ -100,9 +102,27 @@ def preface(about: dict[str, Any], cores: Cores) -> list[str]:
     ]
     if cores.answering == cores.asking:
         lines.append("There is one core alone: nothing here tells of two.")
-    if about["load_before"] > LOAD_QUIET:
-        lines.append(f"Others are at work (load {about['load_before']}): expect a wide spread.")
+    if about["busy_before"] > BUSY_QUIET:
+        lines.append(
+            f"Others use {about['busy_before']:.0%} of all processors: expect a wide spread."
+        )
     return lines
+
+
+def busy(seconds: float) -> float:
+    """The share of all processors' time that is used while we do nothing."""
+
+    def used_and_all() -> tuple[int, int]:
+        ticks = [
+            int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        ]
+        idle = ticks[3] + ticks[4]  # idle, iowait
+        return sum(ticks) - idle, sum(ticks)
+
+    used, total = used_and_all()
+    time.sleep(seconds)
+    used_then, total_then = used_and_all()
+    return (used_then - used) / max(1, total_then - total)
 
 
 def _processor() -> str:

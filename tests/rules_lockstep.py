@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from hypothesis.stateful import RuleBasedStateMachine
 
 from atmostd import limit as rules
-from atmostd.limit import PASSES_MAX, Effect, Granted, Limit, Refused, State, Tick, Ticket, TimedOut
+from atmostd.limit import PASSES_MAX, Limit
+from atmostd.ticket import Effect, Granted, Refused, State, Tick, Ticket, TimedOut
 from tests.rules_model import Ask, Model, Outcome, Row, Want
 from tests.rules_world import World, spent
 

@@ -79,10 +79,9 @@ class Ask:
         return want is not None and want.stands
 
     @property
-    def kind(self) -> list[tuple[Row, int, int]]:
-        """Equal for those who ask the same of the same limits."""
-        wants = sorted(self.wants, key=lambda want: id(want.row))
-        return [(want.row, want.hold, want.spend) for want in wants]
+    def kind(self) -> list[tuple[str, int]]:
+        """Equal for those who ask as many slots of the same limits."""
+        return sorted((want.row.name, want.slots) for want in self.wants)
 
     @property
     def in_line(self) -> bool:
@@ -258,7 +257,7 @@ class Model:
         """
         held_back: list[Row] = []
         keeping: list[Ask] = []
-        kinds: list[list[tuple[Row, int, int]]] = []
+        kinds: list[list[tuple[str, int]]] = []
         for ask in self.present:
             if not ask.in_line:
                 continue

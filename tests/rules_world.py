@@ -16,21 +16,9 @@ from copy import copy
 from fractions import Fraction
 from math import ceil
 
-from atmostd import limit as rules
-from atmostd.limit import (
-    TIMER_LATE_NS_MAX,
-    Arrive,
-    Delete,
-    Edit,
-    Effect,
-    Event,
-    LetGo,
-    Limit,
-    Part,
-    State,
-    Tick,
-    Ticket,
-)
+from atmostd import ticket as words
+from atmostd.limit import TIMER_LATE_NS_MAX, Limit
+from atmostd.ticket import Arrive, Delete, Edit, Effect, Event, LetGo, Part, State, Tick, Ticket
 
 SECOND = 1_000_000_000  # nanoseconds
 
@@ -120,7 +108,7 @@ class World:
         ticket = Ticket(
             number=len(self.tickets) + 1,
             parts=parts,
-            shape=frozenset((part.limit, part.hold, part.spend) for part in parts),
+            shape=frozenset((part.limit.name, part.slots) for part in parts),
             asked_at=self.now,
             deadline=None if timeout is None else self.now + round(timeout * SECOND),
             strict=strict,
@@ -205,20 +193,20 @@ class World:
             # can only come down.
             assert _occupied(each, self.now) <= max(each.limit, before)
             self._check(each)
-        return [effect for effect in effects if not isinstance(effect, rules.WakeAt)]
+        return [effect for effect in effects if not isinstance(effect, words.WakeAt)]
 
     def _note(self, effect: Effect, instant: int) -> None:
         match effect:
-            case rules.WakeAt(limit=limit, instant=wake):
+            case words.WakeAt(limit=limit, instant=wake):
                 assert wake > instant, "a Tick asked for now or in the past would spin"
                 self._alarms_set += 1
                 insort(self.alarms, (wake, self._alarms_set, limit))
-            case rules.Granted(ticket=ticket):
+            case words.Granted(ticket=ticket):
                 assert ticket.granted_at == instant
                 self.granted.append(ticket)
-            case rules.Refused(ticket=ticket, code=code, fields=fields):
+            case words.Refused(ticket=ticket, code=code, fields=fields):
                 self.refusals[ticket.number] = code, fields
-            case rules.TimedOut(ticket=ticket, places=places):
+            case words.TimedOut(ticket=ticket, places=places):
                 self.places[ticket.number] = places
 
     def _check(self, limit: Limit) -> None:

@@ -252,6 +252,39 @@ def test_fork_while_a_thread_waits(daemon: RunningDaemon, client: Client, db: st
         parent.end()
 
 
+@pytest.mark.parametrize(
+    "lock",
+    ["sync._default._connecting", "sync._default._connection._lock", "sync._entering"],
+    ids=["connecting", "sending", "entering"],
+)
+def test_fork_while_a_thread_holds_a_lock(
+    daemon: RunningDaemon, client: Client, db: str, lock: str
+) -> None:
+    code = f"""
+        def hold():
+            with {lock}:
+                held.set()
+                done.wait()
+
+        held, done = threading.Event(), threading.Event()
+        grant = sync.acquire(sys.argv[1] + " other")
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        if not os.fork():
+            grant.release()
+            with sync.concurrency(sys.argv[1]):
+                say("child is in")
+            os._exit(0)
+        os.wait()
+        done.set()
+        thread.join()
+    """
+    with script(daemon, code, db) as parent:
+        parent.expect("child is in")
+        parent.end()
+
+
 def test_fork_at_any_moment_of_busy_threads(daemon: RunningDaemon, client: Client, db: str) -> None:
     """Whatever lock a thread holds as the process forks, the child does not wait for it."""
     client.update_limit(db, limit=3)
@@ -268,8 +301,10 @@ def test_fork_at_any_moment_of_busy_threads(daemon: RunningDaemon, client: Clien
         threads = [threading.Thread(target=work) for _ in range(6)]
         for thread in threads:
             thread.start()
+        grant = sync.acquire(sys.argv[1])
         for _ in range(25):
             if not (child := os.fork()):
+                grant.release()
                 with block, sync.concurrency(sys.argv[1] + " other"):
                     os._exit(7)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -30,6 +30,7 @@ DAEMON_ORDER = [
     "store",
     "snapshot",
     "limit",
+    "ticket",
     "line",
     "level",
     "config",
@@ -50,7 +51,7 @@ CLIENT_ORDER = [
     "__init__",
 ]
 SHARED = {"wire", "errors", "values", "paths"}  # what the daemon may use of the client
-PURE = {"limit", "line", "level"}
+PURE = {"limit", "line", "level", "ticket"}
 PURE_MAY_IMPORT = {
     *(
         "__future__",
@@ -62,7 +63,7 @@ PURE_MAY_IMPORT = {
         "heapq",
         "msgspec",
     ),
-    *("operator", "typing", "atmostd.level", "atmostd.line"),
+    *("operator", "typing", "atmostd.level", "atmostd.line", "atmostd.ticket"),
 }
 
 
@@ -71,8 +72,17 @@ def modules(folder: Path) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that this file imports, by its full name."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Every module that this file imports when it runs, by its full name."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

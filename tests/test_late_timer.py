@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from atmostd.limit import TIMER_LATE_NS_MAX, Arrive, Granted, Limit, Part, Tick, Ticket, WakeAt
+from atmostd.limit import TIMER_LATE_NS_MAX, Limit
+from atmostd.ticket import Arrive, Granted, Part, Tick, Ticket, WakeAt
 
 MILLISECOND = 1_000_000
 WAITING = 100

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from atmostd.limit import Arrive
+from atmostd.ticket import Arrive
 from tests.rules_world import SECOND, World, states
 
 # ---- The line

@@ -7,7 +7,8 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atmostd.limit import PASSES_MAX, State, Ticket
+from atmostd.limit import PASSES_MAX
+from atmostd.ticket import State, Ticket
 from tests.rules_model import exact
 from tests.rules_world import SECOND, World, spent
 

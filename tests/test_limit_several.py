@@ -6,7 +6,8 @@ from itertools import permutations
 
 import pytest
 
-from atmostd.limit import PASSES_MAX, Ticket
+from atmostd.limit import PASSES_MAX
+from atmostd.ticket import Ticket
 from tests.rules_world import SECOND, World, states
 
 # ---- Several names

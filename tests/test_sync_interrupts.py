@@ -5,6 +5,7 @@ The request is let go of, the other threads go on, and nothing is left behind.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dis
 import os
@@ -18,8 +19,7 @@ from typing import Any
 
 import pytest
 
-from atmost.errors import AcquireTimeout
-from atmost.sync import Client
+from atmost.sync import Client, Grant
 from tests.callers import daemon_of_a_module, wait_for_line, wait_until_free
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
@@ -242,5 +242,42 @@ def test_an_interruption_at_any_place_leaves_nothing_behind(
             assert not block._entered, interruption.at
     assert len(set(places)) > 20
     wait_until_free(client, db)
-    with client.concurrency(db), pytest.raises(AcquireTimeout):
-        client.acquire(db, timeout_seconds=0)
+
+
+@pytest.mark.parametrize("first", ["own", "other"])
+def test_an_interruption_at_any_place_lets_the_other_threads_go_on(
+    daemon: RunningDaemon, client: Client, db: str, first: str
+) -> None:
+    """This thread reads for one that waits for something else, when it is interrupted: as its own
+    answer comes, or as it passes on that of the other."""
+    client.create_limit(other := db + " other", 1)
+    done = threading.Event()
+
+    def assist(tested: Client, held: dict[str, Grant], pool: ThreadPoolExecutor) -> Future[Grant]:
+        wait_until(lambda: done.is_set() or client.read_limit(db).waiting)
+        follower = pool.submit(tested.acquire, other)
+        wait_for_line(client, other, 1)
+        if first == "other":
+            held[other].release()
+            wait_until(lambda: done.is_set() or follower.done())
+        held[db].release()
+        wait_until(done.is_set)
+        held[other].release()
+        return follower
+
+    for place in range(1, 1000):
+        done.clear()
+        interruption = Interruption(place)
+        with daemon.client() as tested, ThreadPoolExecutor(2) as pool:
+            tested.status()
+            held = {
+                name: client.acquire(name, timeout_seconds=PATIENCE_SECONDS) for name in (db, other)
+            }
+            assisting = pool.submit(assist, tested, held, pool)
+            with contextlib.suppress(KeyboardInterrupt), interruption:
+                tested.acquire(db)
+            done.set()
+            follower = assisting.result(PATIENCE_SECONDS)
+            wait_until(follower.done, f"an answer after {interruption.at}")
+        if interruption.at is None:
+            break

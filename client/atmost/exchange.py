@@ -171,6 +171,16 @@ class Exchange:
             if not inside:
                 del self._inside[caller]
 
+    @property
+    def unfinished(self) -> bytes:
+        """What was received of a message that is not complete yet. Set back, bytes can be received
+        again."""
+        return self._frames._rest
+
+    @unfinished.setter
+    def unfinished(self, data: bytes) -> None:
+        self._frames._rest = data
+
     def receive(self, data: bytes | memoryview) -> list[tuple[int, Answer]]:
         """The answers that are complete with these bytes, each with its request's number.
 

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ class Connection:
 
     Rule 1: `_lock` guards every field; it is never held while waiting for an answer.
     Rule 2: an exception may come at any place in a thread that waits (Ctrl-C, a signal handler, an
-    async exception): its request is let go of, and another thread reads on.
+    async exception): its request is let go of, and another thread reads on and misses nothing.
     Rule 3: the socket is closed by whoever reads, if somebody does: its number could be another
     file's by the time of the read.
     """
@@ -68,6 +69,7 @@ class Connection:
         self._calls: dict[int, _Call] = {}  # by request
         self._reading = False  # a thread reads for all
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._received: deque[int] = deque()  # bytes in the buffer that were not taken yet
         self.lost: AtmostError | None = None  # why there is no connection any more
         self.closed = False  # by this process itself: its calls do not go on elsewhere
         self._socket, self._at = _connect(given)
@@ -184,17 +186,18 @@ class Connection:
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
-            if deadline is not None:
-                self._await_bytes(deadline)
-            try:
-                count = self._socket.recv_into(self._buffer)
-                gone = "the daemon closed the connection"
-            except OSError as error:
-                count = 0
-                gone = _why_broken(error)
+            gone = "the daemon closed the connection"
+            if not self._received:
+                if deadline is not None:
+                    self._await_bytes(deadline)
+                try:
+                    # One call into C, so that no exception comes between the bytes and their count.
+                    self._received.extend(map(self._socket.recv_into, (self._buffer,)))
+                except OSError as error:
+                    gone = _why_broken(error)
             with self._lock:
-                if count:
-                    self._take(self._buffer[:count])
+                if self._received and self._received[0]:
+                    self._take(self._buffer[: self._received[0]])
                 else:
                     self._lose(unavailable(self._at, gone))
 
@@ -205,6 +208,7 @@ class Connection:
                 return
             if self.lost:
                 self._socket.close()
+                self._fail_all()
             else:
                 self._promote()
 
@@ -225,9 +229,9 @@ class Connection:
     def _promote(self) -> None:
         """Wake one that waits, to read for all."""
         for call in self._calls.values():
-            if call.wake is not None:
-                call.wake.release()
-                call.wake = None
+            wake, call.wake = call.wake, None
+            if wake is not None:
+                wake.release()
                 return
 
     # Receiving
@@ -248,34 +252,42 @@ class Connection:
         self._socket.settimeout(None)
 
     def _take(self, data: memoryview) -> None:
+        """Give these bytes to whom they answer. If an exception comes, they are taken again."""
+        unfinished = self._exchange.unfinished
         try:
-            answers = self._exchange.receive(data)
+            for number, answer in self._exchange.receive(data):
+                call = self._calls.get(number)
+                if call is not None:
+                    self._answer(call, answer)
+                    del self._calls[number]
         except AtmostError as error:
             self._lose(said_by(self._at, error))
-            return
-        for number, answer in answers:
-            call = self._calls.pop(number, None)
-            if call is not None:
-                self._answer(call, answer)
+        except BaseException:
+            self._exchange.unfinished = unfinished
+            raise
+        self._received.clear()
 
     def _answer(self, call: _Call, answer: Answer) -> None:
         call.answer = answer
-        if call.wake is not None:
-            call.wake.release()
-            call.wake = None
+        wake, call.wake = call.wake, None
+        if wake is not None:
+            wake.release()
 
     def _lose(self, why: AtmostError) -> None:
         """The session is over: whoever waits is told, and nothing is held any more."""
-        if self.lost:
-            return
-        self.lost = why
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
-        if not self._reading:
-            self._socket.close()
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            self._answer(call, why)
+        if not self.lost:
+            self.lost = why
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+            if not self._reading:
+                self._socket.close()
+        self._fail_all()
+
+    def _fail_all(self) -> None:
+        assert self.lost is not None
+        for call in self._calls.values():
+            self._answer(call, self.lost)
+        self._calls = {}
 
 
 def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, SocketPath]:

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 from atmostd.clock import Clock
-from atmostd.limit import Effect, Event, Limit
+from atmostd.limit import Limit
+from atmostd.ticket import Effect, Event
 from atmostd.turn import Turn
 
 

@@ -18,11 +18,11 @@ from atmost.errors import AtmostError, LimitExists, LimitNotFound, StateNotSaved
 from atmost.wire import CreateLimit, DeleteLimit, LimitRecord, UpdateLimit
 from atmostd import config
 from atmostd.clock import Clock
-from atmostd.limit import Delete, Edit
 from atmostd.listing import limit_record
 from atmostd.registry import Registry
 from atmostd.snapshot import SavedLimit, State
 from atmostd.store import Store
+from atmostd.ticket import Delete, Edit
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ from atmost.wire import FRAME_BYTES_MAX, LimitRecord, Message, TicketRecord, enc
 from atmostd import config
 from atmostd.actor import Actor
 from atmostd.clock import NANOSECONDS
-from atmostd.limit import Limit, Ticket
+from atmostd.limit import Limit
 from atmostd.registry import Registry, request_of
+from atmostd.ticket import Ticket
 
 PAGE_BYTES_MAX = FRAME_BYTES_MAX - 1024  # what is around the records of a page takes less
 

@@ -19,12 +19,12 @@ from atmost.wire import Acquire
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.limit import (
+from atmostd.limit import Limit
+from atmostd.ticket import (
     Arrive,
     Effect,
     Granted,
     LetGo,
-    Limit,
     Part,
     Refused,
     Tick,

@@ -42,9 +42,9 @@ from atmostd import config, listing
 from atmostd.clock import NANOSECONDS, Clock
 from atmostd.configuration import Configuration
 from atmostd.decoding import WrongField, message_of, other_version
-from atmostd.limit import State, Ticket
 from atmostd.peer import Peer
 from atmostd.registry import Registry, request_of
+from atmostd.ticket import State, Ticket
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
