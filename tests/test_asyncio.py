@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_decorated_coroutine_function_runs_inside(
 
     run_on(loop, main())
     assert (held.__name__, held.__doc__) == ("held", "Its words.")
-    assert asyncio.iscoroutinefunction(held)
+    assert inspect.iscoroutinefunction(held)
 
 
 def test_decorator_refuses_what_it_could_not_guard(loop: str, tested: aio.Client) -> None:
@@ -257,6 +258,25 @@ def test_cancel_that_crosses_the_grant(
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.to_thread(wait_until_free, client, db)
+
+    run_on(loop, main())
+
+
+def test_cancelled_task_leaves_the_line_at_once(
+    loop: str, tested: aio.Client, client: Client, db: str
+) -> None:
+    async def main() -> None:
+        waiting = []
+        with client.concurrency(db):
+            for place in (1, 2, 3):
+                waiting.append(asyncio.create_task(tested.acquire(db)))
+                await line_of(client, db, place)
+            waiting[1].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting[1]
+            await line_of(client, db, 2)
+        (await waiting[0]).release()
+        (await waiting[2]).release()
 
     run_on(loop, main())
 

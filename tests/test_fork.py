@@ -388,6 +388,11 @@ def test_asyncio_session_ends_although_a_child_lives(
 # ---- multiprocessing
 
 
+def _use(socket: str) -> None:
+    """In a worker, first: its parent may be a fork server that an earlier test has started."""
+    os.environ["ATMOST_SOCKET"] = socket
+
+
 def _hold_and_count(name: str) -> tuple[int, int]:
     """In a worker: its pid, and how many hold while it does."""
     with sync.concurrency(name, timeout_seconds=PATIENCE_SECONDS):
@@ -405,8 +410,12 @@ def test_multiprocessing(
 ) -> None:
     client.update_limit(db, limit=3)
     monkeypatch.setenv("ATMOST_SOCKET", str(daemon.socket))
+    workers = multiprocessing.get_context(method)
     try:
-        with sync.concurrency(db), multiprocessing.get_context(method).Pool(2) as pool:
+        with (
+            sync.concurrency(db),
+            workers.Pool(2, initializer=_use, initargs=(str(daemon.socket),)) as pool,
+        ):
             done = pool.map(_hold_and_count, [db] * 20, chunksize=1)
             assert os.getpid() not in {pid for pid, _ in done}
             assert {held for _, held in done} <= {2, 3}

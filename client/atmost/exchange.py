@@ -169,7 +169,7 @@ class Exchange:
             if number in inside:
                 inside.remove(number)
             if not inside:
-                del self._inside[caller]
+                self._inside.pop(caller, None)
 
     @property
     def unfinished(self) -> bytes:
