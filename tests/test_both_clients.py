@@ -309,6 +309,16 @@ def test_timeout_says_what_how_long_where_and_who(
     ahead.result(PATIENCE_SECONDS)
 
 
+@pytest.mark.parametrize("seconds", [3e6, 1e18, 1e300])
+def test_time_out_longer_than_any_clock_counts(
+    side: Side, client: Client, db: str, seconds: float
+) -> None:
+    with client.concurrency(db):
+        entering = side.caller().begin_enter(db, timeout_seconds=seconds)
+        wait_for_line(client, db, 1)
+    entering.result(PATIENCE_SECONDS)
+
+
 def test_granted_within_the_time(side: Side, client: Client, db: str) -> None:
     with client.concurrency(db):
         entering = side.caller().begin_enter(db, timeout_seconds=PATIENCE_SECONDS)

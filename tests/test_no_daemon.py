@@ -108,9 +108,9 @@ def test_default_clients_say_where_the_path_came_from(
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("file", "nobody listens there any more"),
-        ("folder", "nobody listens there any more"),
-        ("stale", "nobody listens there any more"),
+        ("file", "nobody listens there"),
+        ("folder", "nobody listens there"),
+        ("stale", "nobody listens there"),
         ("below a file", "Not a directory"),
         ("too long", "AF_UNIX path too long"),
     ],

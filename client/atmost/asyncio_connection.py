@@ -17,7 +17,6 @@ from atmost import wire
 from atmost.errors import AtmostError
 from atmost.exchange import (
     ANSWER_SECONDS,
-    GRACE_SECONDS,
     HELLO_SECONDS,
     Answer,
     Asked,
@@ -68,12 +67,8 @@ class Connection(asyncio.Protocol):
 
     async def acquire(self, asked: Asked, caller: object) -> wire.Granted:
         """Wait for slots."""
-        patience = asked.timeout_seconds
         number, frame = self._exchange.acquire(asked, caller)
-        call = self._begin(number, frame)
-        granted = await self._wait(
-            number, call, None if patience is None else patience + GRACE_SECONDS
-        )
+        granted = await self._wait(number, self._begin(number, frame), asked.patience)
         assert isinstance(granted, wire.Granted)
         return granted
 

@@ -22,6 +22,9 @@ from atmost.values import Names, check_timeout, slots_by_name
 HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a millisecond
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
 GRACE_SECONDS = 2.0  # for a time-out's own answer, before the daemon counts as hung
+PATIENCE_SECONDS_MAX = (
+    86_400.0  # of a longer time-out the daemon tells alone: poll(2) counts to 24 days
+)
 RECEIVE_BYTES = 64 * 1024
 
 
@@ -38,6 +41,14 @@ class Asked(Struct, frozen=True):
     def nothing(self) -> bool:
         """No limit was named: the body runs, and no daemon is needed."""
         return not self.hold and not self.spend
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds before a daemon that gives no answer counts as hung; None: it may take for ever."""
+        timeout = self.timeout_seconds
+        if timeout is None or timeout > PATIENCE_SECONDS_MAX:
+            return None
+        return timeout + GRACE_SECONDS
 
     def by_the_process(self) -> Asked:
         """The same, held until the process ends, not the connection."""
@@ -236,7 +247,7 @@ def why_not_connected(error: OSError) -> str:
         case FileNotFoundError():
             return "there is no such socket"
         case ConnectionRefusedError():
-            return "nobody listens there any more"
+            return "nobody listens there, or it is no socket"
         case PermissionError():
             return "this user may not connect to it"
         case TimeoutError():

@@ -21,7 +21,6 @@ from atmost import wire
 from atmost.errors import AtmostError
 from atmost.exchange import (
     ANSWER_SECONDS,
-    GRACE_SECONDS,
     HELLO_SECONDS,
     RECEIVE_BYTES,
     Answer,
@@ -87,13 +86,7 @@ class Connection:
 
     def acquire(self, asked: Asked, caller: object) -> wire.Granted:
         """Wait for slots."""
-        patience = asked.timeout_seconds
-        granted: wire.Granted = self._call(
-            None if patience is None else patience + GRACE_SECONDS,
-            self._exchange.acquire,
-            asked,
-            caller,
-        )
+        granted: wire.Granted = self._call(asked.patience, self._exchange.acquire, asked, caller)
         return granted
 
     def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
