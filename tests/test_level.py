@@ -170,9 +170,3 @@ def test_a_level_can_be_made_as_it_was() -> None:
     again = Level(level.rate, level.settled_at, level.units)
     assert slots_of(again) == slots_of(level)
     assert again.instant_within(2) == level.instant_within(2)
-
-
-def test_clear_forgets_what_was_spent() -> None:
-    level = full(5, 0.3)
-    level.clear()
-    assert level.whole_slots() == 0

@@ -61,10 +61,6 @@ class Level:
         if self._per_nanosecond:
             self.units += slots * self.unit
 
-    def clear(self) -> None:
-        """Forget what was spent."""
-        self.units = 0
-
     def within(self, slots: int) -> bool:
         """Whether at most so many slots are spent. The level must be settled."""
         return self.units <= slots * self.unit
