@@ -13,6 +13,7 @@ import contextlib
 import gc
 import inspect
 import os
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
@@ -227,6 +228,29 @@ def daemon_of_a_module(factory: pytest.TempPathFactory) -> Iterator[RunningDaemo
     running = RunningDaemon(factory.mktemp("daemon")).start()
     yield running
     running.stop()
+
+
+@contextlib.contextmanager
+def listening(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[None]:
+    """What listens at `path` is no daemon: it does this with each that connects."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.fspath(path))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connected, _ = server.accept()
+                except OSError:
+                    return
+                with connected, contextlib.suppress(OSError):
+                    answer(connected)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def wait_for_line(client: Client, name: str, waiting: int) -> None:

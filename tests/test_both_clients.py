@@ -319,11 +319,16 @@ def test_time_out_longer_than_any_clock_counts(
     entering.result(PATIENCE_SECONDS)
 
 
-def test_granted_within_the_time(side: Side, client: Client, db: str) -> None:
+@pytest.mark.parametrize("seconds", [PATIENCE_SECONDS, 10_000_000, 1e300])
+def test_granted_within_the_time(side: Side, client: Client, db: str, seconds: float) -> None:
     with client.concurrency(db):
-        entering = side.caller().begin_enter(db, timeout_seconds=PATIENCE_SECONDS)
-        wait_for_line(client, db, 1)
-    entering.result(PATIENCE_SECONDS)
+        callers = [side.caller() for _ in range(2)]
+        asking = [caller.begin_enter(db, timeout_seconds=seconds) for caller in callers]
+        wait_for_line(client, db, 2)
+    for ask in asking:
+        ask.add_done_callback(lambda entered: entered.result().release())
+    for ask in asking:
+        ask.result(PATIENCE_SECONDS)
 
 
 # ---- Waiting for yourself

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import atmost.asyncio
 from atmost import sync, wire
 from atmost.errors import AcquireTimeout, DaemonUnavailable, ProtocolError
 from atmost.exchange import GRACE_SECONDS, HELLO_SECONDS
-from tests.callers import SIDES, LoopThreads, Side, nobody_listens, wait_for_line
+from tests.callers import SIDES, LoopThreads, Side, listening, nobody_listens, wait_for_line
 from tests.support import PATIENCE_SECONDS, RunningDaemon
 
 both = pytest.mark.parametrize("kind", SIDES)
@@ -44,29 +43,6 @@ def new_side(kind: str) -> Iterator[NewSide]:
     for side in made:
         side.close()
     loops.close()
-
-
-@contextlib.contextmanager
-def listening(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[None]:
-    """What listens at `path` is no daemon: it does this with each that connects."""
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.fspath(path))
-        server.listen()
-
-        def serve() -> None:
-            while True:
-                try:
-                    connected, _ = server.accept()
-                except OSError:
-                    return
-                with connected, contextlib.suppress(OSError):
-                    answer(connected)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
 
 
 # ---- None there

@@ -8,19 +8,25 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dis
+import fcntl
 import os
 import signal
+import socket
+import struct
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 
+from atmost import wire
 from atmost.sync import Client, Grant
-from tests.callers import daemon_of_a_module, wait_for_line, wait_until_free
+from tests.callers import daemon_of_a_module, listening, wait_for_line, wait_until_free
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
 
@@ -242,6 +248,52 @@ def test_an_interruption_at_any_place_leaves_nothing_behind(
             assert not block._entered, interruption.at
     assert len(set(places)) > 20
     wait_until_free(client, db)
+
+
+def test_an_interruption_at_any_place_between_the_halves_of_an_answer(tmp_path: Path) -> None:
+    """What was received of it is not lost for the thread that reads on."""
+    with in_halves(tmp_path / "s"):
+        for place in range(1, 1000):
+            interruption = Interruption(place)
+            with Client(tmp_path / "s") as tested, ThreadPoolExecutor(1) as pool:
+                tested.delete_limit("first")
+                with contextlib.suppress(KeyboardInterrupt), interruption:
+                    tested.delete_limit("second")
+                connection = tested._connection
+                pool.submit(tested.delete_limit, "third").result(PATIENCE_SECONDS)
+                assert tested._connection is connection, interruption.at
+            if interruption.at is None:
+                break
+
+
+@contextlib.contextmanager
+def in_halves(path: Path) -> Iterator[None]:
+    """A daemon at `path` that says Done to everything, each time in two pieces."""
+
+    def send(connected: socket.socket, message: wire.Message) -> None:
+        frame = wire.encode(message)
+        for half in (frame[:7], frame[7:]):
+            connected.sendall(half)
+            wait_until(lambda: not unread(connected))
+
+    def serve(connected: socket.socket) -> None:
+        frames = wire.FrameReader()
+        while data := connected.recv(4096):
+            for body in frames.feed(data):
+                message = wire.decode_client_message(body)
+                if isinstance(message, wire.Hello):
+                    send(connected, wire.Welcome(wire.PROTOCOL_VERSION, "0", 1))
+                elif isinstance(message, wire.DeleteLimit):
+                    send(connected, wire.Done(message.request))
+
+    with listening(path, serve):
+        yield
+
+
+def unread(connected: socket.socket) -> int:
+    """How many bytes the other end has not read yet."""
+    (count,) = struct.unpack("i", fcntl.ioctl(connected, termios.TIOCOUTQ, b"\0" * 4))
+    return int(count)
 
 
 @pytest.mark.parametrize("first", ["own", "other"])
