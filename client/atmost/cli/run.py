@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import sys
 import threading
 from argparse import Namespace
@@ -32,6 +33,10 @@ _SLOTS = re.compile(r".+=[0-9]+")  # db=2, which is a name, and not two slots of
 def run(given: Namespace) -> int:
     """Returns only if the command could not be started."""
     hold, spend = _asked(given)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Nothing has to be tidied up: the daemon sees us go. A handler of Python's, on the other
+        # hand, may be noticed only after the next byte, if Ctrl-C comes just before a read.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         check(given.behind[0])
         with (
