@@ -14,7 +14,7 @@ import pytest
 
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
-from tests.support_cli import COMMAND, Ran, Terminal, ran, shared, start
+from tests.support_cli import COMMAND, Ran, Terminal, client_of, ran, shared, start
 
 PIPE = subprocess.PIPE
 
@@ -382,3 +382,14 @@ def test_the_terminal_is_the_commands_own(daemon: RunningDaemon, client: Client)
         screen.type("\x03")
         assert screen.end() == -signal.SIGINT
     wait_until(lambda: nobody_is_there(client))
+
+
+def test_a_program_that_runs_the_command_keeps_its_ctrl_c(
+    daemon: RunningDaemon, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here the command could not be started, and this process goes on."""
+    before = signal.getsignal(signal.SIGINT)
+    with client.concurrency("db", occupy=2):
+        run = client_of(daemon, capsys)("run", "--no-wait", "db", "--", "true")
+    assert run.code == 124
+    assert signal.getsignal(signal.SIGINT) is before

@@ -249,6 +249,26 @@ def test_asyncio_parent_goes_on(daemon: RunningDaemon, client: Client, db: str, 
     wait_until_free(client, db)
 
 
+def test_asyncio_child_that_unwinds_the_copy_of_its_parents_loop(
+    daemon: RunningDaemon, client: Client, db: str
+) -> None:
+    """By sys.exit in a coroutine. (uvloop would end the parent's polling, whoever uses it.)"""
+    code = """
+        async def main():
+            async with aio.concurrency(sys.argv[1]):
+                if not os.fork():
+                    os.close(2)  # the transport, which is the parent's to close, complains
+                    sys.exit(5)
+                assert os.waitstatus_to_exitcode(os.wait()[1]) == 5
+                assert (await aio.read_limit(sys.argv[1])).held == 1
+
+        asyncio.run(main())
+    """
+    with script(daemon, code, db) as parent:
+        parent.end()
+    wait_until_free(client, db)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("way", ["close", "end of the loop"])
 def test_asyncio_session_ends_although_a_child_lives(

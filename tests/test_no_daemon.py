@@ -19,9 +19,17 @@ import pytest
 
 import atmost.asyncio
 from atmost import sync, wire
-from atmost.errors import AcquireTimeout, DaemonUnavailable, ProtocolError
+from atmost.errors import DaemonUnavailable, ProtocolError
 from atmost.exchange import GRACE_SECONDS, HELLO_SECONDS
-from tests.callers import SIDES, LoopThreads, Side, listening, nobody_listens, wait_for_line
+from tests.callers import (
+    SIDES,
+    LoopThreads,
+    Side,
+    listening,
+    nobody_listens,
+    wait_for_line,
+    wait_until_free,
+)
 from tests.support import PATIENCE_SECONDS, RunningDaemon
 
 both = pytest.mark.parametrize("kind", SIDES)
@@ -253,10 +261,12 @@ def test_daemon_restarted_between_calls(
 @pytest.mark.parametrize("kind", ["both"])
 def test_daemon_that_hangs(new_side: NewSide, daemon: RunningDaemon) -> None:
     """All at once: this is the one test that has to wait for the clock."""
+    client = daemon.client()
+    client.create_limit("db", 1)
+    held = client.acquire("db")
     connected = [new_side(daemon.socket, kind) for kind in SIDES]
-    for side in connected:
-        side.acquire("made")
-    connected[0].create_limit("db", 1)
+    patient = [side.caller().begin_enter("db") for side in connected]
+    wait_for_line(client, "db", len(patient))
     others = [new_side(daemon.socket, kind) for kind in SIDES]
     os.kill(daemon.pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -274,10 +284,14 @@ def test_daemon_that_hangs(new_side: NewSide, daemon: RunningDaemon) -> None:
         with pytest.raises(DaemonUnavailable, match=f"no answer within {HELLO_SECONDS:g} s"):
             ask.result(PATIENCE_SECONDS)
     assert time.monotonic() - began >= HELLO_SECONDS
+    assert not any(ask.done() for ask in patient)
     os.kill(daemon.pid, signal.SIGCONT)
-    # What was given up meanwhile is let go of: nothing is held, and nobody waits.
-    with daemon.client() as client, client.concurrency("db", timeout_seconds=PATIENCE_SECONDS):
-        assert client.read_limit("db").waiting == 0
-        for side in connected:  # on the connection that it had
-            with pytest.raises(AcquireTimeout):
-                side.acquire("db", timeout_seconds=0)
+    # What was given up meanwhile is let go of; who has patience is served, on the same connection.
+    wait_for_line(client, "db", len(patient))
+    held.release()
+    for ask in patient:
+        ask.add_done_callback(lambda entered: entered.result().release())
+    for ask in patient:
+        ask.result(PATIENCE_SECONDS)
+    wait_until_free(client, "db")
+    client.close()

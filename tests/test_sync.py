@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import random
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +44,15 @@ def db(request: pytest.FixtureRequest, client: Client) -> str:
     name: str = request.node.name
     client.create_limit(name, 1)
     return name
+
+
+@pytest.fixture
+def impatient_switches() -> Iterator[None]:
+    """Threads take turns after a few instructions, so that they meet at more places."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -158,19 +168,22 @@ def test_one_decorated_function_in_many_threads(
 
 def test_threads_that_start_at_once_make_one_connection(tmp_path: Path) -> None:
     running = RunningDaemon(tmp_path).start()
-    with running.client() as tested, ThreadPoolExecutor(THREADS) as pool:
-        together = threading.Barrier(THREADS)
+    together = threading.Barrier(THREADS)
+    with running.client() as client, ThreadPoolExecutor(THREADS) as pool:
+        wait_until(lambda: client.status().sessions == 1)  # the first ones, of start(), have ended
+        for _ in range(5):
+            with running.client() as tested:
 
-        def ask(_: int) -> int:
-            together.wait(PATIENCE_SECONDS)
-            return tested.status().pid
+                def ask(_: int, tested: Client = tested) -> int:
+                    together.wait(PATIENCE_SECONDS)
+                    return tested.status().sessions
 
-        assert set(pool.map(ask, range(THREADS))) == {running.pid}
-        wait_until(lambda: tested.status().sessions == 1)  # the first ones of start() have ended
+                assert set(pool.map(ask, range(THREADS))) == {2}
+            wait_until(lambda: client.status().sessions == 1)
     running.stop()
 
 
-def test_hammer(tested: Client, client: Client, db: str) -> None:
+def test_hammer(tested: Client, client: Client, db: str, impatient_switches: None) -> None:
     """Never more than the limit inside, by the threads' own count, and no wake-up is ever lost."""
     client.update_limit(db, limit=3)
     client.create_limit(api := db + " api", 1000, slot_decay_per_second=1e6)
@@ -227,6 +240,20 @@ def test_leader_that_has_its_answer_hands_over(
                 wait_for_line(client, db, number + 1)
         for ask in asking:
             ask.result(PATIENCE_SECONDS).release()
+
+
+def test_no_wake_up_is_lost_when_nobody_comes_after(
+    tested: Client, threads: ThreadPoolExecutor, impatient_switches: None
+) -> None:
+    """Each time a few threads ask once: whom the leader forgets, nobody else would wake."""
+    together = threading.Barrier(3)
+
+    def ask(_: int) -> None:
+        for _ in range(1000):
+            together.wait(PATIENCE_SECONDS)
+            tested.status()
+
+    list(threads.map(ask, range(3)))
 
 
 def test_followers_time_out_by_themselves(

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dis
 import fcntl
 import os
 import signal
 import socket
 import struct
-import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -27,6 +25,7 @@ import pytest
 from atmost import wire
 from atmost.sync import Client, Grant
 from tests.callers import daemon_of_a_module, listening, wait_for_line, wait_until_free
+from tests.places import AtPlace, places
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
 
@@ -175,48 +174,8 @@ def _raise_in(ident: int, error: type[BaseException]) -> None:
 # ---- At every place where the interpreter looks for signals
 
 
-class Interruption:
-    """Raises KeyboardInterrupt at the n-th place in our code at which a signal could be noticed:
-    where a function begins, where a loop turns, and after a call into C."""
-
-    def __init__(self, place: int) -> None:
-        self.at: str | None = None  # where it came; None: there are not so many places
-        self._left = place
-        self._files = ("/atmost/sync.py", "/atmost/sync_connection.py", "/atmost/exchange.py")
-        self._noticed = False  # the instruction before was such a place
-
-    def __enter__(self) -> None:
-        sys._getframe().f_trace_opcodes = True  # Python 3.12 wants one before it traces any
-        sys.settrace(self._trace)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
-        self._noticed = frame.f_code.co_filename.endswith(self._files)
-        if not self._noticed:
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, _: object) -> Any:
-        if event != "opcode":
-            self._noticed = False
-            return self._step
-        if self._noticed:
-            self._left -= 1
-            if not self._left:
-                sys.settrace(None)
-                self.at = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        self._noticed = _may_notice(frame.f_code, frame.f_lasti)
-        return self._step
-
-
-def _may_notice(code: CodeType, offset: int) -> bool:
-    name = dis.opname[code.co_code[offset]]
-    return name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and "INTRINSIC" not in name
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("way", ["acquire", "block"])
@@ -224,19 +183,19 @@ def test_an_interruption_at_any_place_leaves_nothing_behind(
     daemon: RunningDaemon, client: Client, db: str, way: str
 ) -> None:
     """One after another, until the call comes through uninterrupted."""
-    places = []
-    for place in range(1, 1000):
+    reached = []
+    for place in places():
         with daemon.client() as tested:
             tested.status()
             block = tested.concurrency(db, timeout_seconds=PATIENCE_SECONDS)
-            interruption = Interruption(place)
+            interruption = AtPlace(place, interrupt)
             try:
                 with interruption:
                     block.__enter__() if way == "block" else tested.acquire(db)
                 break
             except KeyboardInterrupt:
                 assert interruption.at is not None
-                places.append(interruption.at)
+                reached.append(interruption.at)
             # Another thread gets its answers: nothing is locked, and nobody is thought to read.
             with ThreadPoolExecutor(1) as pool:
                 answered = pool.submit(tested.read_limit, db)
@@ -246,15 +205,15 @@ def test_an_interruption_at_any_place_leaves_nothing_behind(
             assert tested._connection is not None
             assert not tested._connection._exchange._inside, interruption.at
             assert not block._entered, interruption.at
-    assert len(set(places)) > 20
+    assert len(set(reached)) > 20
     wait_until_free(client, db)
 
 
 def test_an_interruption_at_any_place_between_the_halves_of_an_answer(tmp_path: Path) -> None:
     """What was received of it is not lost for the thread that reads on."""
     with in_halves(tmp_path / "s"):
-        for place in range(1, 1000):
-            interruption = Interruption(place)
+        for place in places():
+            interruption = AtPlace(place, interrupt)
             with Client(tmp_path / "s") as tested, ThreadPoolExecutor(1) as pool:
                 tested.delete_limit("first")
                 with contextlib.suppress(KeyboardInterrupt), interruption:
@@ -317,9 +276,9 @@ def test_an_interruption_at_any_place_lets_the_other_threads_go_on(
         held[other].release()
         return follower
 
-    for place in range(1, 1000):
+    for place in places():
         done.clear()
-        interruption = Interruption(place)
+        interruption = AtPlace(place, interrupt)
         with daemon.client() as tested, ThreadPoolExecutor(2) as pool:
             tested.status()
             held = {

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from argparse import Namespace
+from collections.abc import Iterator
 
 from atmost.cli import output, parser
 from atmost.cli.become import CannotBecome, become, check
@@ -33,13 +34,10 @@ _SLOTS = re.compile(r".+=[0-9]+")  # db=2, which is a name, and not two slots of
 def run(given: Namespace) -> int:
     """Returns only if the command could not be started."""
     hold, spend = _asked(given)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Nothing has to be tidied up: the daemon sees us go. A handler of Python's, on the other
-        # hand, may be noticed only after the next byte, if Ctrl-C comes just before a read.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         check(given.behind[0])
         with (
+            _ended_by_ctrl_c(),
             Client(given.socket, _command=given.behind) as client,
             _wait(client, given, hold, spend) as grant,
         ):
@@ -53,6 +51,21 @@ def run(given: Namespace) -> int:
     except CannotBecome as error:
         output.talk(str(error))
         return error.code
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends this process at once, by the kernel's hand: there is nothing to tidy up, since the
+    daemon sees it go. Python's own handler may be noticed only after the next byte, if the signal
+    comes just before a read."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _asked(given: Namespace) -> tuple[dict[str, int], dict[str, int]]:
