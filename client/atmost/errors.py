@@ -5,6 +5,7 @@
     ├── LimitNotFound                          no limit of that name, and none may be made
     ├── LimitExists                            create, but the name is taken
     ├── LimitInactive                          strict, but the limit is not enforced
+    ├── GrantLost                              held, but the daemon could not keep it: others may be inside
     ├── LimitDeleted                           deleted while the request waited
     ├── NeverFits                              asks for more slots than the limit has
     ├── SlotDecayRequired                      rate_limit on a limit whose slots never come back
@@ -12,6 +13,8 @@
     ├── WouldDeadlock                          waits for slots that only the caller itself can release
     ├── PermissionDenied    (PermissionError)  may use limits, but not change them
     ├── StateNotSaved       (OSError)          the change could not be made durable, so it was not made
+    ├── StateUnavailable                       the state cannot be trusted; an operator has to decide
+    ├── TooMany                                a bound against abuse was reached
     ├── DaemonUnavailable   (ConnectionError)  no daemon answers
     └── ProtocolError                          the two ends do not understand each other
 
@@ -30,6 +33,7 @@ __all__ = [
     "AcquireTimeout",
     "AtmostError",
     "DaemonUnavailable",
+    "GrantLost",
     "InvalidValue",
     "LimitDeleted",
     "LimitExists",
@@ -40,6 +44,8 @@ __all__ = [
     "ProtocolError",
     "SlotDecayRequired",
     "StateNotSaved",
+    "StateUnavailable",
+    "TooMany",
     "WouldDeadlock",
     "from_wire",
 ]
@@ -132,6 +138,23 @@ class LimitDeleted(AtmostError):
             name=name,
         )
         self.name = name
+
+
+class GrantLost(AtmostError):
+    """What was granted is no longer held, though nobody here released it: others may be inside.
+    `names`: the limits; `reason`: why it could not be kept."""
+
+    code = "grant_lost"
+
+    def __init__(self, names: Sequence[str], reason: str) -> None:
+        super().__init__(
+            f"the slots of {_quoted(names)} are no longer held: {reason}; others may have been given "
+            "them, so check what this block did, and let the resource compare fencing tokens",
+            names=list(names),
+            reason=reason,
+        )
+        self.names = list(names)
+        self.reason = reason
 
 
 class NeverFits(AtmostError):
@@ -262,6 +285,42 @@ class StateNotSaved(AtmostError, OSError):
         )
         self.path = path
         self.reason = reason
+
+
+class StateUnavailable(AtmostError):
+    """The daemon runs, but what it kept at `path` cannot be trusted (`reason`), and opening every
+    limit instead is an operator's decision."""
+
+    code = "state_unavailable"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the daemon's state at {path} cannot be trusted: {reason}; put a backup back and "
+            "restart it, or see what would be lost with: atmost recover",
+            path=path,
+            reason=reason,
+        )
+        self.path = path
+        self.reason = reason
+
+
+class TooMany(AtmostError):
+    """A bound against abuse was reached. `what`: of what there are too many; `at_most`: the bound;
+    `setting`: what an administrator raises."""
+
+    code = "too_many"
+
+    def __init__(self, what: str, at_most: int, setting: str) -> None:
+        super().__init__(
+            f"too many {what}: at most {at_most}; use fewer, or have the setting {setting!r} of the "
+            "daemon raised",
+            what=what,
+            at_most=at_most,
+            setting=setting,
+        )
+        self.what = what
+        self.at_most = at_most
+        self.setting = setting
 
 
 class DaemonUnavailable(AtmostError, ConnectionError):

@@ -51,10 +51,28 @@ class Acquire(Message, frozen=True, array_like=True, tag="acquire"):
     strict: bool = False
     inside: list[int] = []  # grants whose blocks the asking thread or task is in
     by_process: bool = False  # held until the process ends, not the connection
+    seen: list[int] = []  # requests that only spent, whose grants have arrived here
 
 
 class Release(Message, frozen=True, array_like=True, tag="release"):
     """Let go of whatever the request has: its slots, its places in line, or nothing. No answer."""
+
+    request: int
+
+
+class Keep(Message, frozen=True, array_like=True, tag="keep"):
+    """After a reconnect: this request was granted, and what it holds is still held. No answer, or
+    Failed(grant_lost) if it could not be kept."""
+
+    request: int
+    hold: dict[str, int]
+    token: int  # of its Granted
+    by_process: bool = False
+
+
+class Resume(Message, frozen=True, array_like=True, tag="resume"):
+    """After a reconnect: all that this session still has was named on this connection, by Acquire or
+    Keep; whatever else the daemon knows of it is let go of. Answer: Done, once that is so."""
 
     request: int
 
@@ -119,6 +137,8 @@ ClientMessage = (
     Hello
     | Acquire
     | Release
+    | Keep
+    | Resume
     | CreateLimit
     | ReadLimit
     | UpdateLimit
