@@ -315,7 +315,7 @@ def test_nobody_else_comes_back_to_a_session(
             code = 1
             with contextlib.suppress(BaseException):
                 try:
-                    Returning(str(daemon.socket), holder.session).ask("resume")
+                    Returning(str(daemon.socket), holder.session).receive()
                 except Failed as refused:
                     code = 0 if refused.code == "protocol_error" else 2
             os._exit(code)
