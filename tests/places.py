@@ -20,7 +20,10 @@ from typing import Any
 
 PLACES_MAX = 1000  # an acquire that waits has about a hundred
 
-_FILES = ("/atmost/sync.py", "/atmost/sync_connection.py", "/atmost/exchange.py")
+_FILES = tuple(
+    f"/atmost/{name}.py"
+    for name in ("sync", "sync_connection", "sync_socket", "exchange", "reconnecting")
+)
 
 
 class AtPlace:

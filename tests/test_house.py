@@ -47,6 +47,7 @@ CLIENT_ORDER = [
     "sync",
     "asyncio_connection",
     "sync_connection",
+    "sync_socket",
     "exchange",
     "reconnecting",
     "asked",

@@ -13,36 +13,31 @@ process with threads.)
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
-import socket
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from atmost import wire
-from atmost.asked import PATIENCE_SECONDS_MAX, Asked
+from atmost.asked import Asked
 from atmost.errors import AtmostError, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
     HELLO_SECONDS,
-    RECEIVE_BYTES,
     RECONNECT_SECONDS,
     Answer,
     Exchange,
-    may_try_next,
-    none_answers,
     said_by,
     unavailable,
     why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+from atmost.sync_socket import Socket
 
 _HELPER = 0  # the helper thread's place among the calls; requests are numbered from 1
 
@@ -76,22 +71,17 @@ class Connection:
     """
 
     def __init__(
-        self, exchange: Exchange, at: SocketPath, connected: socket.socket, seconds: float
+        self, exchange: Exchange, at: SocketPath, connected: Socket, seconds: float
     ) -> None:
         self._lock = threading.Lock()
         self._exchange = exchange
         self._calls: dict[int, _Call] = {}  # by request
         self._reading = False  # a thread reads for all
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self._received: deque[int] = deque()  # bytes in the buffer that were not taken yet
         self.lost: AtmostError | None = None  # why this session is over
         self._at = at
         self._socket = connected
-        self._unread = select.poll()  # of this socket
         self._connected = True  # what is sent may arrive; else it waits to be said again
         self._away = Reconnecting(seconds)
-        self._unsent = b""  # what begins the new connection, and is sent by who reads
-        self._sent: deque[int] = deque()  # how many bytes of that have been sent, piece by piece
         self._welcome_by = math.inf  # or the calls give up
         self._pausing: threading.Lock | None = None  # held while the leader waits for the next try
         self._ends_settled = False  # nobody uses it any more: it is over when the daemon knows all
@@ -103,20 +93,15 @@ class Connection:
     ) -> Connection:
         """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
         refuses with."""
-        connected, at = _connect(socket_paths(given))
+        connected = Socket()
+        at = connected.connect_to_first(socket_paths(given))
         connection = cls(Exchange(command), at, connected, seconds)
         try:
             connection._shake_hands()
         except BaseException:
             connected.close()
             raise
-        connection._unread.register(connected, select.POLLIN)
         return connection
-
-    def __del__(self) -> None:
-        """Neither a client nor a grant needs it any more."""
-        if hasattr(self, "_socket"):
-            self._socket.close()
 
     def acquire(self, asked: Asked, caller: object) -> wire.Granted:
         """Wait for slots."""
@@ -142,7 +127,7 @@ class Connection:
     def release(self, number: int) -> GrantLost | None:
         """Let go of what the request has. Needs no answer. Returns why it had nothing any more."""
         with self._lock:
-            looks = not self._reading and not self.lost and bool(self._unread.poll(0))
+            looks = not self._reading and not self.lost and self._socket.has_unread()
             if not looks:
                 return self._release(number)
         self._look()
@@ -174,11 +159,9 @@ class Connection:
 
     def _send(self, frame: bytes) -> None:
         """What cannot be sent is no loss: all that counts is said again on the next connection."""
-        if self._unsent:
-            self._unsent += frame
-        elif self._connected:
+        if self._connected:
             try:
-                self._socket.sendall(frame)
+                self._socket.send(frame)
             except OSError as error:
                 self._disconnect(_why_broken(error))
 
@@ -246,11 +229,11 @@ class Connection:
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
-            if not self._received:
+            if not self._socket.received:
                 if self._socket.fileno() < 0:
                     self._reconnect(deadline)
                     continue
-                if self._unsent or self._away.since is not None:
+                if self._socket.unsent or self._away.since is not None:
                     if not self._begin_connection(deadline):
                         continue
                 elif deadline is not None:
@@ -260,17 +243,16 @@ class Connection:
     def _read(self) -> None:
         """Take the bytes that have come, or wait for some."""
         gone = "the daemon closed the connection"
-        if not self._received:
+        if not self._socket.received:
             try:
-                # One call into C, so that no exception comes between the bytes and their count.
-                self._received.extend(map(self._socket.recv_into, (self._buffer,)))
+                self._socket.receive()
             except OSError as error:
                 gone = _why_broken(error)
         with self._lock:
             if self.lost:
                 return
-            if self._received and self._received[0]:
-                self._take(self._buffer[: self._received[0]])
+            if self._socket.received and self._socket.received[0]:
+                self._take(self._socket.piece())
             else:
                 self._end_connection(gone)
 
@@ -287,7 +269,7 @@ class Connection:
                 self._settle_if_nobody_does()
 
     def _await_bytes(self, deadline: float) -> None:
-        if not _poll(self._socket, _left(deadline)):
+        if not self._socket.wait(_left(deadline)):
             raise _OutOfPatience
 
     def _give_up(self, call: _Call) -> None:
@@ -309,30 +291,31 @@ class Connection:
     # Receiving
 
     def _shake_hands(self) -> None:
-        self._socket.settimeout(HELLO_SECONDS)
         try:
-            self._socket.sendall(self._exchange.hello())
+            self._socket.limit(HELLO_SECONDS)
+            self._socket.send(self._exchange.hello())
             while not self._exchange.welcomed:
-                count = self._socket.recv_into(self._buffer)
-                if not count:
+                self._socket.receive()
+                if not self._socket.received[0]:
                     raise unavailable(self._at, "the daemon closed the connection")
-                self._exchange.receive(self._buffer[:count])
+                self._exchange.receive(self._socket.piece())
+                self._socket.received.clear()
                 if self._exchange.refusal is not None:
                     raise self._exchange.refusal
+            self._socket.limit(None)
         except AtmostError as error:
             raise said_by(self._at, error) from None
         except OSError as error:
             raise unavailable(self._at, why_not_connected(error)) from error
-        self._socket.settimeout(None)
 
     def _look(self) -> None:
         """Take what the daemon has said by now, if no thread reads anyway."""
         with self._lock:
-            if self._reading or self.lost or not (self._received or self._unread.poll(0)):
+            if self._reading or self.lost or not self._socket.has_unread():
                 return
             self._reading = True
         try:
-            if self._received or self._socket.fileno() >= 0:
+            if self._socket.received or self._socket.fileno() >= 0:
                 self._read()
         finally:
             self._reading = False
@@ -358,7 +341,7 @@ class Connection:
         except BaseException:
             self._exchange.unfinished = unfinished
             raise
-        self._received.clear()
+        self._socket.received.clear()
 
     def _answer(self, call: _Call, answer: Answer) -> None:
         call.answer = answer
@@ -370,8 +353,7 @@ class Connection:
         """The session is over: whoever waits is told, and nothing is held any more."""
         if not self.lost:
             self.lost = why
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+            self._socket.shut_down()  # wakes the thread that reads
             if not self._reading:
                 self._socket.close()
             self._poke()
@@ -389,17 +371,14 @@ class Connection:
         """Nothing more can be sent. What has come can still be read."""
         if self._connected:
             self._connected = False
-            self._unsent = b""
             self._exchange.disconnected()
             self._away.lost(time.monotonic(), why)
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+            self._socket.shut_down()  # wakes the thread that reads
 
     def _end_connection(self, why: str) -> None:
         """Nor can anything be read: who reads connects again."""
         self._disconnect(why)
-        self._received.clear()
-        self._unread = select.poll()  # the number of the socket may soon be another file's
+        self._socket.received.clear()
         self._socket.close()
         self._fail_if_away_too_long()
 
@@ -409,25 +388,9 @@ class Connection:
             self._socket.close()
             return
         now = time.monotonic()
-        self._unread = select.poll()
-        self._unread.register(self._socket, select.POLLIN)
         self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
-        self._sent.clear()
-        self._unsent = self._exchange.resume(now)
+        self._socket.begin(self._exchange.resume(now))
         self._connected = True
-
-    def _send_unsent(self) -> None:
-        """As much as the socket takes now: it may be more than that, and then the daemon has to read."""
-        try:
-            rest = memoryview(self._unsent)[sum(self._sent) :]
-            # One call into C, so that no exception comes between the bytes and their count.
-            self._sent.extend(map(self._socket.send, (rest,), (socket.MSG_DONTWAIT,)))
-            if sum(self._sent) == len(self._unsent):
-                self._unsent = b""
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self._disconnect(_why_broken(error))
 
     def _fail_if_away_too_long(self) -> None:
         """Who waits is told, if the daemon does not come back in time. What is held is still held."""
@@ -476,21 +439,18 @@ class Connection:
                 pause.acquire(timeout=left)
             return
         try:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._socket.settimeout(HELLO_SECONDS)
             self._socket.connect(self._at.path)
-            self._socket.settimeout(None)
         except OSError as error:
-            self._socket.close()
             with self._lock:
                 self._away.failed(_why(error))
                 self._fail_if_away_too_long()
-        except BaseException:
-            self._socket.close()
-            raise
-        else:
+            return
+        try:
             with self._lock:
                 self._resume()
+        except BaseException:
+            self._socket.close()  # it may not have been begun
+            raise
 
     def _pause(self) -> threading.Lock | None:
         """What to sleep on before the next try; None: the try is now."""
@@ -511,10 +471,13 @@ class Connection:
         connection, that would release what is held.
         """
         until = self._welcome_by if deadline is None else min(deadline, self._welcome_by)
-        came = _poll(self._socket, _left(until), writes=bool(self._unsent))
+        came = self._socket.wait(_left(until), writes=bool(self._socket.unsent))
         if came & select.POLLOUT:
             with self._lock:
-                self._send_unsent()
+                try:
+                    self._socket.send_unsent()
+                except OSError as error:
+                    self._disconnect(_why_broken(error))
         elif not came:
             if deadline is not None and deadline <= self._welcome_by:
                 raise _OutOfPatience
@@ -536,39 +499,12 @@ def settle(exchange: Exchange, at: SocketPath) -> None:
     """In the background: have the daemon let go of what this session had, which ended without a
     connection."""
     exchange.end()
-    nowhere = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    nowhere.close()
-    connection = Connection(exchange, at, nowhere, RECONNECT_SECONDS)
+    connection = Connection(exchange, at, Socket(), RECONNECT_SECONDS)
     connection._connected = False
     connection._ends_settled = True
     connection._away.lost(time.monotonic(), "")
     with connection._lock:
         connection._settle_if_nobody_does()
-
-
-def _connect(paths: list[SocketPath]) -> tuple[socket.socket, SocketPath]:
-    """The first socket that answers, of those to be tried. Raises DaemonUnavailable."""
-    tried = []
-    for at in paths:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(HELLO_SECONDS)
-            connection.connect(at.path)
-            return connection, at
-        except OSError as error:
-            connection.close()
-            tried.append((at, why_not_connected(error)))
-            if not may_try_next(error):
-                break
-    raise none_answers(tried)
-
-
-def _poll(connected: socket.socket, seconds: float, writes: bool = False) -> int:
-    """What the socket is ready for, within that time; 0: nothing."""
-    poll = select.poll()
-    poll.register(connected, select.POLLIN | (select.POLLOUT if writes else 0))
-    ready = poll.poll(min(seconds, PATIENCE_SECONDS_MAX) * 1000)
-    return ready[0][1] if ready else 0
 
 
 def _why_broken(error: OSError) -> str:

@@ -1,0 +1,136 @@
+"""The bytes of the blocking client: its socket, and the next one when that is lost.
+
+Rule 1: an exception may come at any place (Ctrl-C), but never between bytes that were moved and the
+count of them. Whoever goes on finds what has come, and knows what has been sent.
+Rule 2: only one thread at a time connects, begins and receives (the leader of sync_connection.py); any
+thread sends and looks whether something is unread, under the connection's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections import deque
+
+from atmost.asked import PATIENCE_SECONDS_MAX
+from atmost.exchange import (
+    HELLO_SECONDS,
+    RECEIVE_BYTES,
+    may_try_next,
+    none_answers,
+    why_not_connected,
+)
+from atmost.paths import SocketPath
+
+
+class Socket:
+    """One connection after another; at first none."""
+
+    def __init__(self) -> None:
+        self.received: deque[int] = deque()  # how many bytes are there and were not taken yet
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self.unsent = b""  # what begins a connection, and what was sent behind it
+        self._sent: deque[int] = deque()  # how much of that was sent, piece by piece
+        self._unread = select.poll()  # of this socket, or of none
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.close()
+
+    def __del__(self) -> None:
+        """Nobody needs it any more."""
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
+    def fileno(self) -> int:
+        """-1: there is no connection."""
+        return self._socket.fileno()
+
+    # The beginning
+
+    def connect_to_first(self, paths: list[SocketPath]) -> SocketPath:
+        """The first that answers. Raises DaemonUnavailable."""
+        tried = []
+        for at in paths:
+            try:
+                self.connect(at.path)
+                return at
+            except OSError as error:
+                tried.append((at, why_not_connected(error)))
+                if not may_try_next(error):
+                    break
+        raise none_answers(tried)
+
+    def connect(self, path: str) -> None:
+        """A Unix socket connects at once or not at all."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(HELLO_SECONDS)
+            self._socket.connect(path)
+            self._socket.settimeout(None)
+            self._unread = select.poll()
+            self._unread.register(self._socket, select.POLLIN)
+        except BaseException:
+            self.close()
+            raise
+
+    def limit(self, seconds: float | None) -> None:
+        """How long a send or a receive may take before it raises a TimeoutError; None: any time."""
+        self._socket.settimeout(seconds)
+
+    # Sending
+
+    def begin(self, data: bytes) -> None:
+        """These are the first bytes of the connection. They may be more than it takes at once."""
+        self._sent.clear()
+        self.unsent = data
+
+    def send(self, frame: bytes) -> None:
+        """Raises OSError."""
+        if self.unsent:
+            self.unsent += frame
+        else:
+            self._socket.sendall(frame)
+
+    def send_unsent(self) -> None:
+        """As much as goes now. Raises OSError."""
+        rest = memoryview(self.unsent)[sum(self._sent) :]
+        with contextlib.suppress(BlockingIOError):
+            # One call into C: rule 1.
+            self._sent.extend(map(self._socket.send, (rest,), (socket.MSG_DONTWAIT,)))
+        if sum(self._sent) == len(self.unsent):
+            self.unsent = b""
+
+    # Receiving
+
+    def has_unread(self) -> bool:
+        """Whether something is to be read or taken, be it the end."""
+        return bool(self.received or self._unread.poll(0))
+
+    def wait(self, seconds: float, writes: bool = False) -> int:
+        """What it is ready for, within that time; 0: nothing."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if writes else 0))
+        ready = poll.poll(min(seconds, PATIENCE_SECONDS_MAX) * 1000)
+        return ready[0][1] if ready else 0
+
+    def receive(self) -> None:
+        """Wait for bytes, or for the end: none. Raises OSError."""
+        # One call into C: rule 1.
+        self.received.extend(map(self._socket.recv_into, (self._buffer,)))
+
+    def piece(self) -> memoryview:
+        """What was received."""
+        return self._buffer[: self.received[0]]
+
+    # The end
+
+    def shut_down(self) -> None:
+        """Nothing more is sent, and the thread that reads finds the end behind what has come."""
+        self.unsent = b""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Without a word to the other end: a forked child closes its copy."""
+        self._unread = select.poll()  # the number may soon be another file's
+        self._socket.close()
