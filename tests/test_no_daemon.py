@@ -282,9 +282,9 @@ def test_daemon_that_hangs(new_side: NewSide, daemon: RunningDaemon) -> None:
     os.kill(daemon.pid, signal.SIGCONT)
     # What was given up meanwhile is let go of; who has patience is served, on the same connection.
     wait_for_line(client, "db", len(patient))
-    held.release()
-    for ask in patient:
+    for ask in patient:  # now, so that each releases in its own thread
         ask.add_done_callback(lambda entered: entered.result().release())
+    held.release()
     for ask in patient:
         ask.result(PATIENCE_SECONDS)
     wait_until_free(client, "db")
