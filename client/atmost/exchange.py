@@ -63,7 +63,7 @@ class Exchange:
         self.unsettled = False  # the daemon may think that we have what we let go of
         self.welcomed = False  # on this connection
         self.refusal: AtmostError | None = (
-            None  # why the daemon closes this connection; not for good
+            None  # why the daemon let us in no more, when we last reached it
         )
         self.lost_grants: dict[int, GrantLost] = {}  # by request
 
@@ -73,7 +73,6 @@ class Exchange:
         """The first bytes of a connection."""
         self._frames = wire.FrameReader()
         self.welcomed = False
-        self.refusal = None
         command = self._command
         if command is None:
             command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
@@ -190,6 +189,7 @@ class Exchange:
                 f"{wire.PROTOCOL_VERSION}"
             )
         self.welcomed = True
+        self.refusal = None
 
     def _granted(self, message: wire.Granted) -> None:
         number = message.request

@@ -443,6 +443,7 @@ class Connection:
         except OSError as error:
             with self._lock:
                 self._away.failed(_why(error))
+                self._exchange.refusal = None
                 self._fail_if_away_too_long()
             return
         try:
