@@ -414,8 +414,9 @@ def test_a_block_learns_at_its_end_what_nobody_has_read(
 @both
 def test_what_the_next_daemon_could_not_keep(daemon: ScriptedDaemon, caller: Caller) -> None:
     first, grant = enter(daemon, caller)
-    first.hang_up()
     asking = caller.begin(caller.side.client.rate_limit, "api")
+    first.hear(wire.Acquire)
+    first.hang_up()
     peer = daemon.accept()
     peer.hear_all()
     peer.say(refusal(GrantLost(["db"], "unknown"), 1), wire.Done(peer.resume))
