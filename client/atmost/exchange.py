@@ -41,8 +41,8 @@ Answer = (
 )
 
 
-class ExistsAlready(LimitExists):
-    """The answer to a create that was sent a second time: the limit may be the one that it made."""
+class AskedTwice(Exception):
+    """The cause of a LimitExists, when the create was sent a second time: it may have made the limit."""
 
 
 class Exchange:
@@ -211,7 +211,7 @@ class Exchange:
             if isinstance(question, wire.DeleteLimit) and isinstance(failure, errors.LimitNotFound):
                 return wire.Done(number)  # by the first one
             if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
-                return ExistsAlready(failure.name)
+                failure.__cause__ = AskedTwice("the connection was lost before the answer came")
         return failure
 
     def _take_seen(self) -> list[int]:
