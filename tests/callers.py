@@ -279,5 +279,22 @@ def nobody_listens(folder: Path) -> Path:
     return folder / "nobody"
 
 
+def helpers() -> list[threading.Thread]:
+    """The threads that have something to reconcile with a daemon, since forget_helpers()."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "atmost-reconnect" and thread not in _forgotten
+    ]
+
+
+def forget_helpers() -> None:
+    """Those of earlier tests go on for ever: their daemon does not come back."""
+    _forgotten.update(helpers())
+
+
+_forgotten: set[threading.Thread] = set()
+
+
 async def _start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(coroutine)

@@ -325,8 +325,8 @@ def test_granted_within_the_time(side: Side, client: Client, db: str, seconds: f
         callers = [side.caller() for _ in range(2)]
         asking = [caller.begin_enter(db, timeout_seconds=seconds) for caller in callers]
         wait_for_line(client, db, 2)
-    for ask in asking:
-        ask.add_done_callback(lambda entered: entered.result().release())
+        for ask in asking:  # now, so that each releases in its own thread
+            ask.add_done_callback(lambda entered: entered.result().release())
     for ask in asking:
         ask.result(PATIENCE_SECONDS)
 

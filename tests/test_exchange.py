@@ -251,6 +251,7 @@ def test_a_refusal_for_now_takes_no_answer_with_it(exchange: Exchange) -> None:
     assert [number for number, _ in answers] == [1]
     assert isinstance(exchange.refusal, AtmostError)
     assert len(resumed(exchange)) == 1
+    hear(exchange, wire.Welcome(wire.PROTOCOL_VERSION, "", 1))
     assert exchange.refusal is None
 
 

@@ -31,6 +31,7 @@ from tests.callers import (
     wait_for_line,
     wait_until_free,
 )
+from tests.scripted import ScriptedDaemon
 from tests.support import PATIENCE_SECONDS, RunningDaemon
 
 both = pytest.mark.parametrize("kind", SIDES)
@@ -192,22 +193,17 @@ def test_something_else_listens_there(
 
 @both
 def test_time_spent_connecting_is_of_the_time_given(new_side: NewSide, tmp_path: Path) -> None:
-    asked: list[wire.Acquire] = []
-
-    def is_slow(connected: socket.socket) -> None:
-        frames = wire.FrameReader()
-        list(frames.feed(connected.recv(4096)))
+    with ScriptedDaemon(tmp_path / "s") as daemon:
+        side = new_side(tmp_path / "s")
+        caller = side.caller()
+        asking = caller.begin(side.client.acquire, "db", timeout_seconds=PATIENCE_SECONDS)
+        peer = daemon.accept(welcome=False)
         time.sleep(0.05)
-        connected.sendall(wire.encode(wire.Welcome(wire.PROTOCOL_VERSION, "0", 1)))
-        for body in frames.feed(connected.recv(4096)):
-            message = wire.decode_client_message(body)
-            assert isinstance(message, wire.Acquire)
-            asked.append(message)
-            connected.sendall(wire.encode(wire.Granted(message.request, 1, 0)))
-
-    with listening(tmp_path / "s", is_slow):
-        new_side(tmp_path / "s").acquire("db", timeout_seconds=PATIENCE_SECONDS)
-    (message,) = asked
+        peer.say(wire.Welcome(wire.PROTOCOL_VERSION, "0", 1))
+        message = peer.hear(wire.Acquire)
+        peer.say(wire.Granted(message.request, 1, 0))
+        caller.do(asking.result(PATIENCE_SECONDS).release)
+        peer.hear(wire.Release)
     assert message.timeout_seconds is not None
     assert 0 <= message.timeout_seconds <= PATIENCE_SECONDS - 0.05
 
@@ -282,9 +278,9 @@ def test_daemon_that_hangs(new_side: NewSide, daemon: RunningDaemon) -> None:
     os.kill(daemon.pid, signal.SIGCONT)
     # What was given up meanwhile is let go of; who has patience is served, on the same connection.
     wait_for_line(client, "db", len(patient))
-    held.release()
-    for ask in patient:
+    for ask in patient:  # now, so that each releases in its own thread
         ask.add_done_callback(lambda entered: entered.result().release())
+    held.release()
     for ask in patient:
         ask.result(PATIENCE_SECONDS)
     wait_until_free(client, "db")

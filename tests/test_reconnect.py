@@ -18,7 +18,7 @@ import atmost.asyncio as aio
 from atmost import errors, wire
 from atmost.errors import DaemonUnavailable, GrantLost, LimitExists, ProtocolError
 from atmost.sync import Client
-from tests.callers import LOOPS, SIDES, Caller, LoopThreads, Side, run_on
+from tests.callers import LOOPS, SIDES, Caller, LoopThreads, Side, forget_helpers, helpers, run_on
 from tests.scripted import Peer, ScriptedDaemon
 from tests.support import PATIENCE_SECONDS, wait_until
 
@@ -29,6 +29,11 @@ both = pytest.mark.parametrize("kind", SIDES)
 def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
     with ScriptedDaemon(tmp_path / "s") as scripted:
         yield scripted
+
+
+@pytest.fixture(autouse=True)
+def own_helpers() -> None:
+    forget_helpers()
 
 
 @pytest.fixture
@@ -61,13 +66,13 @@ def caller(side: Side) -> Caller:
 
 def no_helper(daemon: ScriptedDaemon) -> bool:
     """Whether no helper thread is left; one that is there gets its answer."""
-    helpers = [thread for thread in threading.enumerate() if thread.name == "atmost-reconnect"]
-    if helpers:
+    left = helpers()
+    if left:
         peer = daemon.accept()
         peer.hear_all()
         peer.settle()
         peer.hear_end()
-    return not helpers
+    return not left
 
 
 def grants(peer: Peer, token: int = 7) -> wire.Acquire:
@@ -82,10 +87,6 @@ def enter(daemon: ScriptedDaemon, caller: Caller, *names: str) -> tuple[Peer, An
     peer = daemon.accept()
     grants(peer)
     return peer, entering.result(PATIENCE_SECONDS)
-
-
-def helpers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "atmost-reconnect"]
 
 
 def refusal(error: errors.AtmostError, request: int) -> wire.Failed:
@@ -413,8 +414,9 @@ def test_a_block_learns_at_its_end_what_nobody_has_read(
 @both
 def test_what_the_next_daemon_could_not_keep(daemon: ScriptedDaemon, caller: Caller) -> None:
     first, grant = enter(daemon, caller)
-    first.hang_up()
     asking = caller.begin(caller.side.client.rate_limit, "api")
+    first.hear(wire.Acquire)
+    first.hang_up()
     peer = daemon.accept()
     peer.hear_all()
     peer.say(refusal(GrantLost(["db"], "unknown"), 1), wire.Done(peer.resume))

@@ -17,7 +17,17 @@ import pytest
 import atmost.asyncio as aio
 from atmost.errors import AcquireTimeout, AtmostError
 from atmost.sync import Client
-from tests.callers import LOOPS, SIDES, LoopThreads, Side, run_on, wait_for_line, wait_until_free
+from tests.callers import (
+    LOOPS,
+    SIDES,
+    LoopThreads,
+    Side,
+    forget_helpers,
+    helpers,
+    run_on,
+    wait_for_line,
+    wait_until_free,
+)
 from tests.scripts import script
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
@@ -25,6 +35,11 @@ both = pytest.mark.parametrize("kind", SIDES)
 ends = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stop", "kill"])
 
 NewSide = Callable[..., Side]
+
+
+@pytest.fixture(autouse=True)
+def own_helpers() -> None:
+    forget_helpers()
 
 
 @pytest.fixture
@@ -41,10 +56,6 @@ def new_side(kind: str, daemon: RunningDaemon) -> Iterator[NewSide]:
         one.close()
     loops.close()
     wait_until(lambda: not helpers())
-
-
-def helpers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "atmost-reconnect"]
 
 
 def restart(daemon: RunningDaemon, number: int) -> None:

@@ -306,6 +306,7 @@ class Connection(asyncio.Protocol):
         except OSError as error:
             connected.close()
             self._away.failed(why_not_connected(error))
+            self._exchange.refusal = None
             self._fail_if_away_too_long()
             self._go_on()
         else:

@@ -41,8 +41,8 @@ Answer = (
 )
 
 
-class ExistsAlready(LimitExists):
-    """The answer to a create that was sent a second time: the limit may be the one that it made."""
+class AskedTwice(Exception):
+    """The cause of a LimitExists, when the create was sent a second time: it may have made the limit."""
 
 
 class Exchange:
@@ -63,7 +63,7 @@ class Exchange:
         self.unsettled = False  # the daemon may think that we have what we let go of
         self.welcomed = False  # on this connection
         self.refusal: AtmostError | None = (
-            None  # why the daemon closes this connection; not for good
+            None  # why the daemon let us in no more, when we last reached it
         )
         self.lost_grants: dict[int, GrantLost] = {}  # by request
 
@@ -73,7 +73,6 @@ class Exchange:
         """The first bytes of a connection."""
         self._frames = wire.FrameReader()
         self.welcomed = False
-        self.refusal = None
         command = self._command
         if command is None:
             command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
@@ -190,6 +189,7 @@ class Exchange:
                 f"{wire.PROTOCOL_VERSION}"
             )
         self.welcomed = True
+        self.refusal = None
 
     def _granted(self, message: wire.Granted) -> None:
         number = message.request
@@ -211,7 +211,7 @@ class Exchange:
             if isinstance(question, wire.DeleteLimit) and isinstance(failure, errors.LimitNotFound):
                 return wire.Done(number)  # by the first one
             if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
-                return ExistsAlready(failure.name)
+                failure.__cause__ = AskedTwice("the connection was lost before the answer came")
         return failure
 
     def _take_seen(self) -> list[int]:

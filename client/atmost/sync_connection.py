@@ -370,10 +370,10 @@ class Connection:
     def _disconnect(self, why: str) -> None:
         """Nothing more can be sent. What has come can still be read."""
         if self._connected:
-            self._connected = False
-            self._exchange.disconnected()
             self._away.lost(time.monotonic(), why)
+            self._exchange.disconnected()
             self._socket.shut_down()  # wakes the thread that reads
+            self._connected = False  # last: if an exception comes before, this is done again
 
     def _end_connection(self, why: str) -> None:
         """Nor can anything be read: who reads connects again."""
@@ -443,6 +443,7 @@ class Connection:
         except OSError as error:
             with self._lock:
                 self._away.failed(_why(error))
+                self._exchange.refusal = None
                 self._fail_if_away_too_long()
             return
         try:
