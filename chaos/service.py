@@ -1,0 +1,63 @@
+"""How long it took until service went on, and whose slots stayed taken though nobody lives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from chaos.log import Event, select
+from chaos.stays import Stay
+
+DEAD_NANOSECONDS = 1_000_000_000  # as long as the shortest lease that anyone would dare to set
+
+
+class Return(NamedTuple):
+    """One start of the daemon, in nanoseconds from the start of its process; None: it did not live
+    to see that."""
+
+    lived: int | None  # until it was to die; None: to the end
+    answered: int | None  # the runner
+    granted: int | None  # to a client, which may have waited since before
+
+
+def returns(events: Iterable[Event], all_of_them: list[Stay]) -> list[Return]:
+    """Every start but the first, when nobody waits yet."""
+    entered = sorted(stay.entered for stay in all_of_them if stay.entered is not None)
+    life = select(events, "started", "answers", "dies")
+    starts = [event.at for event in life if event.what == "started"][1:]
+    return [_return(start, life, entered) for start in starts]
+
+
+def _return(start: int, life: list[Event], entered: list[int]) -> Return:
+    dies = next((e.at for e in life if e.what == "dies" and e.at > start), None)
+    until = 1 << 63 if dies is None else dies
+
+    def after(stamps: Iterable[int]) -> int | None:
+        return next((at - start for at in stamps if start < at < until), None)
+
+    answers = after(e.at for e in life if e.what == "answers")
+    return Return(None if dies is None else dies - start, answers, after(entered))
+
+
+def too_slow(back: Return, within: int) -> bool:
+    """Whether it was proven that service did not go on in time."""
+    if back.lived is not None and back.lived <= within:
+        return False  # it was not given the time
+    return any(took is None or took > within for took in (back.answered, back.granted))
+
+
+def dead_in_the_books(events: Iterable[Event]) -> list[tuple[int, str]]:
+    """(pid, limit) of every process that the daemon still lists long after it was gone."""
+    gone: dict[int, int] = {}
+    found = set()
+    for event in events:
+        if event.what == "gone":
+            gone |= dict.fromkeys(event.fields[0], event.at)
+        elif event.what == "asked":
+            gone.pop(event.pid, None)  # the number is another process's now
+        elif event.what == "tickets":
+            sent, name, tickets = event.fields
+            for pid, _, _ in tickets:
+                if pid in gone and sent > gone[pid] + DEAD_NANOSECONDS:
+                    found.add((pid, name))
+    return sorted(found)
