@@ -23,7 +23,7 @@ class TooMany(NamedTuple):
 
     request: str
     name: str
-    count: int  # slots in use with it
+    slots: int  # in use with it
     allowed: int
 
 

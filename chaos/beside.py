@@ -119,9 +119,7 @@ class Editor(Beside):
                 self._client.delete_limit(name)
                 return
             limit, decay, active = setting
-            self._client.update_limit(
-                name, limit=limit, slot_decay_per_second=decay, active=active
-            )
+            self._client.update_limit(name, limit=limit, slot_decay_per_second=decay, active=active)
         except LimitNotFound:
             if setting is not None:
                 self._create(name, setting)

@@ -24,13 +24,16 @@ class Order(NamedTuple):
     """What is known of the order in which requests were granted."""
 
     pairs: int  # judged: B came while A was seen waiting
+    across: int  # of these: A waited through the death of a daemon
     passed: list[tuple[str, str]]  # (A, B), where B went first
 
 
 def order(events: Iterable[Event], all_of_them: list[Stay]) -> Order:
     """Judge every pair that can be judged."""
+    events = list(events)
     seen = seen_waiting(events, all_of_them)
-    pairs = 0
+    deaths = [event.at for event in events if event.what == "dies"]
+    pairs = across = 0
     passed = []
     for name in sorted({name for stay in all_of_them for name in stay.slots}):
         granted = [stay for stay in all_of_them if name in stay.slots and stay.token]
@@ -39,14 +42,16 @@ def order(events: Iterable[Event], all_of_them: list[Stay]) -> Order:
             if since is None or len(waited.slots) > 1:  # one that lacks another limit may be passed
                 continue
             assert waited.entered is not None
+            died = any(since < death < waited.entered for death in deaths)
             for came in granted[place + 1 :]:
                 if came.asked >= waited.entered:
                     break
                 if came.asked > since:
                     pairs += 1
+                    across += died
                     if came.token < waited.token:
                         passed.append((waited.request, came.request))
-    return Order(pairs, passed)
+    return Order(pairs, across, passed)
 
 
 def seen_waiting(events: Iterable[Event], all_of_them: list[Stay]) -> dict[str, int]:

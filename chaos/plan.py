@@ -49,6 +49,8 @@ KINDS = ["threads", "tasks", "threads", "forks", "tasks", "run"]  # of worker 0,
 WORKERS = 12
 
 INSIDE_SECONDS = (0.002, 0.03)
+LONG_INSIDE_SECONDS = (0.2, 0.6)  # to be inside still when the next daemon lets others in
+LONG_SHARE = 0.15
 OUTSIDE_SECONDS = (0.0, 0.02)
 WAIT_SECONDS = (0.0, 0.08)  # the time-out of those that have one
 TIMEOUT_SHARE = 0.15

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -139,7 +140,7 @@ class Processes:
         for worker in victims:
             _signal_group(worker, signal.SIGKILL)
         for worker in victims:
-            self.wait_until(lambda w=worker: not self.alive(w), f"{worker.name} to be gone")
+            self.wait_until(partial(self._gone, worker), f"{worker.name} to be gone")
         # Only now is it known who they all were: a child may just have been forked.
         dead = [pid for worker in victims for pid in pids(self.logs, worker.name)]
         self.log.mark("killed", what, dead, at=at)
@@ -171,6 +172,9 @@ class Processes:
         return [
             pid for pid in pids(self.logs, worker.name) if _runs_in_group(pid, worker.process.pid)
         ]
+
+    def _gone(self, worker: Worker) -> bool:
+        return not self.alive(worker)
 
     def everybody(self) -> list[Worker]:
         """Every client process that was ever started."""

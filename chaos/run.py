@@ -18,7 +18,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +29,7 @@ from chaos import plan
 from chaos.beside import Editor, Observer, look_at_limits
 from chaos.log import read
 from chaos.processes import Failed, Processes, Worker
+from chaos.service import EVERYBODY
 from chaos.verdict import Verdict, text, verdict
 from demo.screen import BOLD, GREEN, RED, Screen, standard_output
 
@@ -197,9 +197,6 @@ class Chaos:
 
             self._processes.comes(lambda: taken() == 0)
             self._processes.log.mark("leaked", when, taken())
-
-
-EVERYBODY = "everybody"
 
 
 def say_verdict(screen: Screen, found: Verdict) -> int:

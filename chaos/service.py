@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from chaos.log import Event, select
 from chaos.stays import Stay
+
+EVERYBODY = "everybody"  # the last kill
 
 DEAD_NANOSECONDS = 1_000_000_000  # as long as the shortest lease that anyone would dare to set
 
@@ -21,11 +24,32 @@ class Return(NamedTuple):
 
 
 def returns(events: Iterable[Event], all_of_them: list[Stay]) -> list[Return]:
-    """Every start but the first, when nobody waits yet."""
+    """Every start but the first, when nobody waits yet, and those after the last client's end."""
+    events = list(events)
+    end = next((event.at for event in events if of_everybody(event)), 1 << 63)
     entered = sorted(stay.entered for stay in all_of_them if stay.entered is not None)
     life = select(events, "started", "answers", "dies")
-    starts = [event.at for event in life if event.what == "started"][1:]
+    starts = [event.at for event in life if event.what == "started" and event.at < end][1:]
     return [_return(start, life, entered) for start in starts]
+
+
+def of_everybody(event: Event) -> bool:
+    """Whether this is the end of all clients."""
+    return event.what == "killed" and event.fields[0] == EVERYBODY
+
+
+def held_through(events: Iterable[Event], all_of_them: list[Stay]) -> int:
+    """How many were inside when a daemon died, and still when the next one answered."""
+    life = [(event.at, event.what) for event in events if event.what in ("dies", "answers")]
+    gaps = [(dies, answers) for (dies, what), (answers, _) in pairwise(life) if what == "dies"]
+    return sum(
+        stay.entered is not None
+        and any(
+            stay.entered < dies and (stay.ended is None or stay.ended > answers)
+            for dies, answers in gaps
+        )
+        for stay in all_of_them
+    )
 
 
 def _return(start: int, life: list[Event], entered: list[int]) -> Return:

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from chaos.log import Event
 
-Setting = tuple[int, float, bool] | None  # limit, slot_decay_per_second, active; None: no such limit
+Setting = (
+    tuple[int, float, bool] | None
+)  # limit, slot_decay_per_second, active; None: no such limit
 
 
 class Edit(NamedTuple):

@@ -6,13 +6,14 @@ Rule: a run that could not have seen a violation has shown nothing, so that is o
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 from chaos import plan
 from chaos.admission import TooMany, over_admissions, over_spent
 from chaos.log import Event, select
 from chaos.order import order, tokens_out_of_order
-from chaos.service import dead_in_the_books, returns, too_slow
+from chaos.service import dead_in_the_books, held_through, of_everybody, returns, too_slow
 from chaos.settings import Settings, lost
 from chaos.stays import Stay, stays
 
@@ -46,19 +47,19 @@ def verdict(events: list[Event], within_seconds: float) -> Verdict:
     entries = sum(stay.entered is not None for stay in all_of_them)
     kinds: dict[str, list[str]] = {
         "over-admissions": [
-            f"{one.request} came into {one.name}: {one.count} slots in use, {one.allowed} allowed"
+            f"{one.request} came into {one.name}: {one.slots} slots in use, {one.allowed} allowed"
             for one in too_many
         ],
         "over-spent": [
-            f"{one.count} calls up to {one.request} where {one.allowed} were allowed"
-            for one in over_spent(
-                plan.CALLS, all_of_them, plan.CALLS_BURST, plan.CALLS_PER_SECOND
-            )
+            f"{one.slots} calls up to {one.request} where {one.allowed} were allowed"
+            for one in over_spent(plan.CALLS, all_of_them, plan.CALLS_BURST, plan.CALLS_PER_SECOND)
         ],
         "leaked slots": _leaked(events),
         "configuration lost": wrong,
         "order inversions": [f"{b} was granted before {a}, which waited" for a, b in found.passed],
-        "fencing tokens": [f"{b}'s is not above {a}'s" for a, b in tokens_out_of_order(all_of_them)],
+        "fencing tokens": [
+            f"{b}'s is not above {a}'s" for a, b in tokens_out_of_order(all_of_them)
+        ],
         "grants lost": [f"{stay.request} was told so" for stay in all_of_them if stay.lost],
         "never served": _never_served(events, all_of_them),
         "unexpected errors": _unexpected(events, all_of_them),
@@ -79,7 +80,9 @@ def verdict(events: list[Event], within_seconds: float) -> Verdict:
         **_tally(events),
         "entries": entries,
         "most at once": ", ".join(f"{name} {count}" for name, count in most.items()),
+        "held through a restart": held_through(events, all_of_them),
         "pairs judged": found.pairs,
+        "... across a restart": found.across,
         "settings checked": checks,
         "no daemon answered": _errors(all_of_them)[NO_DAEMON],
         "first answer at most": _slowest([one.answered for one in back]),
@@ -90,9 +93,9 @@ def verdict(events: list[Event], within_seconds: float) -> Verdict:
 
 def text(found: Verdict) -> list[str]:
     """The verdict as a short table, one line an element."""
-    lines = [f"   {name:22} {value}" for name, value in found.figures.items() if value is not None]
+    lines = [f"   {name:24} {value}" for name, value in found.figures.items() if value is not None]
     for kind, sentences in found.violations.items():
-        lines.append(f"   {kind:22} {len(sentences)}")
+        lines.append(f"   {kind:24} {len(sentences)}")
         lines += [f"      {sentence}" for sentence in sentences[:SAID_AT_MOST]]
         if len(sentences) > SAID_AT_MOST:
             lines.append(f"      and {len(sentences) - SAID_AT_MOST} more")
@@ -103,9 +106,7 @@ def _too_many(settings: Settings, all_of_them: list[Stay]) -> tuple[dict[str, in
     most = {}
     wrong = []
     for name in [*plan.FIXED, plan.EDITED]:
-        most[name], found = over_admissions(
-            name, all_of_them, lambda begin, end, name=name: settings.most(name, begin, end)
-        )
+        most[name], found = over_admissions(name, all_of_them, partial(settings.most, name))
         wrong += found
     return most, wrong
 
@@ -152,7 +153,7 @@ def _tally(events: list[Event]) -> dict[str, Figure]:
     return {
         "daemon SIGKILL": how["SIGKILL"],
         "daemon SIGTERM": how["SIGTERM"],
-        "clients killed": len(select(events, "killed")) - 1,  # the last one is of everybody
+        "clients killed": sum(not of_everybody(event) for event in select(events, "killed")),
         "clients stopped": len(select(events, "stopped")),
         "settings changed": len(select(events, "edited")),
     }

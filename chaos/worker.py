@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,10 +83,11 @@ def request_of(name: str, pid: int, number: int) -> str:
 def throw(dice: random.Random) -> Round:
     """What to ask for next."""
     timed = dice.random() < plan.TIMEOUT_SHARE
+    long = dice.random() < plan.LONG_SHARE
     return Round(
         dice.choice(plan.SHAPES),
         dice.uniform(*plan.WAIT_SECONDS) if timed else None,
-        dice.uniform(*plan.INSIDE_SECONDS),
+        dice.uniform(*(plan.LONG_INSIDE_SECONDS if long else plan.INSIDE_SECONDS)),
         dice.uniform(*plan.OUTSIDE_SECONDS),
     )
 
@@ -192,8 +194,8 @@ def runs(client: Client) -> None:
         hold, spend = turn.shape
         pid = os.fork()
         if not pid:
-            as_child(lambda: become_run(client, turn))
-        ended, status = os.waitpid(pid, 0)
+            as_child(partial(become_run, client, turn))
+        _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == EXIT_FAILED:
             client.log.mark("failed", request_of(client.name, pid, 1), "DaemonUnavailable")
