@@ -18,6 +18,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DAEMON_ORDER = [
     "__main__",
     "server",
+    "connection",
+    "recovery",
     "session",
     "peer",
     "decoding",
@@ -28,7 +30,9 @@ DAEMON_ORDER = [
     "turn",
     "clock",
     "store",
+    "journal",
     "snapshot",
+    "records",
     "limit",
     "ticket",
     "line",
@@ -144,7 +148,7 @@ def test_rules_are_pure(name: str) -> None:
         ("uvloop", {"__main__"}),
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
-        ("socket", {"server", "peer", "systemd"}),
+        ("socket", {"server", "connection", "peer", "systemd"}),
         ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
     ],
 )

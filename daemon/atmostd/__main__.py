@@ -20,12 +20,17 @@ import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
+from atmostd import config, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.config import Settings
 from atmostd.configuration import Configuration
+from atmostd.connection import Connection
+from atmostd.journal import Journal, JournalError
+from atmostd.peer import Processes
+from atmostd.records import AnyRecord
 from atmostd.registry import Registry
 from atmostd.server import SocketError, SocketFile, serve
-from atmostd.session import Session
+from atmostd.session import Sessions
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
 from atmostd.turn import Turn
@@ -40,42 +45,52 @@ _log = logging.getLogger("atmostd")
 class Daemon:
     """All parts of one daemon, put together."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, journal: Journal) -> None:
         self.clock = boot_time
-        self.turn = Turn()
-        self.sessions: set[Session] = set()
+        self.turn = Turn(journal.write)
+        self.connections: set[Connection] = set()
+        self.processes = Processes()
         self._settings = settings
+        self._journal = journal
         self._stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
-        self.registry = Registry(self.clock, self.turn, self._alarm.set, self._crash)
+        self.registry = Registry(self.clock, self.turn, journal, self._alarm.set, self._crash)
+        self.sessions = Sessions(self.registry, self.processes, self.clock, journal)
         self.configuration = Configuration(self.registry, store, self.turn, self.clock, _boot_id())
         self._started_at = self.clock()
 
-    async def run(self, socket_file: SocketFile, saved: State | None) -> int:
+    async def run(
+        self, socket_file: SocketFile, saved: State | None, recorded: list[AnyRecord] | None
+    ) -> int:
         """Serve until told to stop. Returns the exit code; raises StoreError at the very start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, 0)
+            loop.add_signal_handler(number, self._stop)
+        recovery.replay(recorded or (), self.registry, self.sessions)
         self.configuration.restore(saved)
         await self._save_first()
-        server = await serve(socket_file, lambda: Session(self))
+        self._journal.begin(lambda: recovery.checkpoint(self.registry, self.sessions))
+        recovery.go_on(self.registry)
+        server = await serve(socket_file, lambda: Connection(self))
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
         _log.info(
-            "atmostd %s (pid %d) listens on %s; state in %s, %d limits",
+            "atmostd %s (pid %d) listens on %s; state in %s, %d limits; %d clients from before",
             paths.version(),
             os.getpid(),
             self._settings.socket,
             self._settings.state_dir,
             len(self.registry.actors),
+            len(self.sessions),
         )
         code = await self._stopping
         server.close()
-        if code == 0:
-            self.configuration.stop()
-            await configuring
-            await self._stop_in_order()
+        await self._hear_out()
+        self.configuration.stop()
+        await configuring
+        await self._stop_in_order()
         self._alarm.close()
+        self._journal.close()
         return code
 
     def status(self, request: int) -> DaemonStatus:
@@ -93,7 +108,7 @@ class Daemon:
             sessions=len(self.sessions),
             held=len({number for limit in limits for number in limit.holders}),
             waiting=len({ticket.number for limit in limits for ticket in limit.line}),
-            trouble=self.configuration.trouble,
+            trouble="; ".join(filter(None, (self.configuration.trouble, self._journal.trouble))),
         )
 
     async def _save_first(self) -> None:
@@ -106,22 +121,32 @@ class Daemon:
                 f"{error.strerror or error}; mend that, or name another with --state-dir"
             ) from error
 
+    async def _hear_out(self) -> None:
+        """Act on what the clients have sent. A release that came too late they know not to be taken."""
+        for connection in self.connections:
+            connection.finish_reading()
+        waits = [c.read_all for c in self.connections if c.read_all is not None]
+        if waits:
+            await asyncio.wait(waits, timeout=config.STOP_SECONDS)
+
     async def _stop_in_order(self) -> None:
-        """Nobody is left hanging: what was asked is answered or its connection closed."""
+        """Who asked is answered; who holds or waits will find it so at the next daemon."""
         await self.turn.over()
-        for session in list(self.sessions):
-            session.close()
+        for connection in list(self.connections):
+            connection.close()
         self.registry.stop()
         with contextlib.suppress(OSError):  # it has been logged
             await self.configuration.save(tokens_reserved=0)  # no more will be given
 
-    def _stop(self, code: int) -> None:
+    def _stop(self) -> None:
         if not self._stopping.done():
-            self._stopping.set_result(code)
+            self._stopping.set_result(0)
 
     def _crash(self, error: BaseException) -> None:
+        """Nothing that is in memory can be trusted any more, so nothing of it is said or saved: the
+        journal has all that anybody was told."""
         _log.critical("a broken invariant; the daemon ends", exc_info=error)
-        self._stop(EXIT_BROKEN)
+        os._exit(EXIT_BROKEN)
 
     def _configuration_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -143,24 +168,32 @@ def main(arguments: list[str] | None = None) -> int:
     )
     _allow_many_descriptors()
     store = Store(settings.state_dir)
+    boot_id = _boot_id()
+    journal = Journal(settings.runtime_dir, boot_id)
     try:
         socket_file = SocketFile(settings.socket, settings.socket_mode)
         try:
             saved = store.open()
+            recorded = journal.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_run(settings, store, socket_file, saved))
+                return runner.run(_run(settings, store, journal, socket_file, saved, recorded))
         finally:
             socket_file.close()
             store.close()
-    except (SocketError, StoreError) as error:
+    except (SocketError, StoreError, JournalError) as error:
         print(f"atmostd: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
 
 
 async def _run(
-    settings: Settings, store: Store, socket_file: SocketFile, saved: State | None
+    settings: Settings,
+    store: Store,
+    journal: Journal,
+    socket_file: SocketFile,
+    saved: State | None,
+    recorded: list[AnyRecord] | None,
 ) -> int:
-    return await Daemon(settings, store).run(socket_file, saved)
+    return await Daemon(settings, store, journal).run(socket_file, saved, recorded)
 
 
 def kernel_will_do(release: str) -> bool:

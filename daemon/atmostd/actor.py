@@ -11,24 +11,26 @@ from collections.abc import Callable
 
 from atmostd.clock import Clock
 from atmostd.limit import Limit
-from atmostd.ticket import Effect, Event
+from atmostd.ticket import Arrive, Effect, Event, Tick
 from atmostd.turn import Turn
 
 
 class Surroundings:
     """What every actor of this daemon shares."""
 
-    __slots__ = ("clock", "crash", "deliver", "loop", "turn")
+    __slots__ = ("clock", "crash", "deliver", "loop", "note", "turn")
 
     def __init__(
         self,
         clock: Clock,
         turn: Turn,
+        note: Callable[[Actor, Event], None],
         deliver: Callable[[Effect], None],
         crash: Callable[[BaseException], None],
     ) -> None:
         self.clock = clock
         self.turn = turn
+        self.note = note  # remembers what an event changed, before its effects
         self.deliver = deliver  # takes each effect to whom it concerns
         self.crash = crash  # a broken invariant: the daemon must not go on
         self.loop = asyncio.get_running_loop()
@@ -71,7 +73,12 @@ class Actor:
             while True:
                 now = around.clock()
                 while inbox:
-                    for effect in limit.apply(inbox.popleft(), now):
+                    event = inbox.popleft()
+                    effects = limit.apply(event, now)
+                    kind = type(event)
+                    if kind is not Arrive and kind is not Tick:  # of those, the effects tell all
+                        around.note(self, event)
+                    for effect in effects:
                         around.deliver(effect)
                 self._awake = False
                 if limit.deleted:

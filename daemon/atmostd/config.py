@@ -11,11 +11,16 @@ from atmost import paths
 
 HELLO_SECONDS = 10.0  # a connection that says nothing is closed: it takes a descriptor from others
 CLOSE_SECONDS = 1.0  # for a refused client to read why, before its connection is cut
+STOP_SECONDS = 1.0  # for what clients have sent to be read, when the daemon stops
 OUTPUT_BYTES_MAX = 1024 * 1024  # unread replies of one client; who reads never has so many
 LEVELS_SAVE_SECONDS = 30.0  # spent levels on disk are at most so old after a power cut
 # Fencing tokens set aside on disk: so many are skipped by a crash, and so many can be given while the
 # disk refuses. 2**53, which every JSON reader keeps exactly, lasts for millions of crashes.
 TOKENS_RESERVED = 1_000_000_000
+JOURNAL_BYTES_MAX = 8 * 1024 * 1024  # the journal is replaced by a checkpoint then, but not before
+JOURNAL_GROWTH = 4  # it is so many times the last one: the work stays a small part of all
+JOURNAL_RETRY_SECONDS = 1.0  # after a write that failed
+SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
 HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all

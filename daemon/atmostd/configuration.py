@@ -17,6 +17,7 @@ from atmost import values
 from atmost.errors import AtmostError, LimitExists, LimitNotFound, StateNotSaved
 from atmost.wire import CreateLimit, DeleteLimit, LimitRecord, UpdateLimit
 from atmostd import config
+from atmostd.actor import Actor
 from atmostd.clock import Clock
 from atmostd.listing import limit_record
 from atmostd.registry import Registry
@@ -71,23 +72,38 @@ class Configuration:
         registry.on_tokens_low = self._save_soon
 
     def restore(self, state: State | None) -> None:
-        """Make the limits of a saved state, with their levels decayed by the time since."""
+        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3)."""
         if state is None:
             return
-        now = self._clock()
-        if state.boot_id == self._boot_id:
-            elapsed = max(0, now - state.boot_time)
-        else:
-            elapsed = max(0, time.time_ns() - state.wall_time)
-        self._registry.next_token = self._registry.tokens_low_at = state.token_mark
+        registry = self._registry
+        registry.next_token = max(registry.next_token, state.token_mark)
+        registry.tokens_low_at = state.token_mark
+        saved_names = {saved.name for saved in state.limits}
+        for name, actor in list(registry.actors.items()):
+            if name not in saved_names and not actor.implicit:
+                self._put_in_force(name, None)
+        elapsed = self._since(state)
         for saved in state.limits:
-            actor = self._registry.make(
-                saved.name, saved.limit, saved.slot_decay_per_second, saved.active, saved.implicit
-            )
-            level = actor.limit.level
-            level.units = int(saved.spent_units)
-            level.settled_at = now - elapsed
-            level.settle(now)
+            if saved.name in registry.actors:
+                self._put_in_force(saved.name, _declared_in(saved))
+            else:
+                self._make_again(saved, elapsed)
+
+    def _since(self, state: State) -> int:
+        """Nanoseconds since this state was taken."""
+        if state.boot_id == self._boot_id:
+            return max(0, self._clock() - state.boot_time)
+        return max(0, time.time_ns() - state.wall_time)
+
+    def _make_again(self, saved: SavedLimit, elapsed: int) -> None:
+        actor = self._registry.make(
+            saved.name, saved.limit, saved.slot_decay_per_second, saved.active, saved.implicit
+        )
+        now = self._clock()
+        level = actor.limit.level
+        level.units = int(saved.spent_units)
+        level.settled_at = now - elapsed
+        level.settle(now)
 
     def ask(self, message: ChangeMessage, changer: Changer) -> None:
         """Put a change into the inbox."""
@@ -153,6 +169,8 @@ class Configuration:
         else:
             # Also a create: a request may have made it implicitly while the write was under way.
             actor.implicit = declared.implicit
+            if declared == _declared(actor):
+                return
             actor.post(Edit(declared.limit, declared.slot_decay_per_second, declared.active))
 
     def _record(self, name: str, declared: Declared | None) -> LimitRecord | None:
@@ -167,15 +185,7 @@ class Configuration:
     # The state on disk
 
     def _declared(self) -> dict[str, Declared]:
-        return {
-            name: Declared(
-                actor.limit.limit,
-                actor.limit.slot_decay_per_second,
-                actor.limit.active,
-                actor.implicit,
-            )
-            for name, actor in self._registry.actors.items()
-        }
+        return {name: _declared(actor) for name, actor in self._registry.actors.items()}
 
     async def _write(
         self, draft: dict[str, Declared], tokens_reserved: int = config.TOKENS_RESERVED
@@ -235,6 +245,15 @@ class Configuration:
             self._due = None
         self._unsaved = True
         self._wake.set()
+
+
+def _declared(actor: Actor) -> Declared:
+    limit = actor.limit
+    return Declared(limit.limit, limit.slot_decay_per_second, limit.active, actor.implicit)
+
+
+def _declared_in(saved: SavedLimit) -> Declared:
+    return Declared(saved.limit, saved.slot_decay_per_second, saved.active, saved.implicit)
 
 
 def _alter(draft: dict[str, Declared], message: ChangeMessage) -> None:

@@ -2,7 +2,7 @@
 
 Rule 1: every transition is here, as `Limit.apply(event, now) -> effects`: one event, one step.
 Rule 2: no clock, no I/O, no asyncio. `now` is an argument, in whole nanoseconds.
-Rule 3: one function takes slots (`_take`), one gives them back (`_let_go`), one decides who goes
+Rule 3: one function takes slots (`take`), one gives them back (`leave`), one decides who goes
 (`_grant_in_order`), and time acts in one event (`Tick`).
 Rule 4: a request over several limits is one ticket that stands in the line of each of them. Whatever
 ends or grants it does so in all of its limits, in the same step.
@@ -17,7 +17,7 @@ PASSES_MAX times in every line that it lacks, it holds back all of its lines unt
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import assert_never
 
 from atmostd.level import Level
@@ -31,6 +31,7 @@ from atmostd.ticket import (
     Granted,
     LetGo,
     Part,
+    Readmit,
     Refused,
     State,
     Tick,
@@ -43,6 +44,7 @@ PASSES_MAX = 4  # semantics.md 2: how often a ticket may be passed in the lines 
 TIMER_LATE_NS_MAX = (
     1_000_000  # the timer's precision: of a longer delay the rest is lost, not made up
 )
+UNKNOWN_HOLDER = "the daemon's record of it was lost, and others have the slots now"
 DEADLINES_DEAD_MAX = 64  # entries of tickets that are gone, kept before the heap is made anew
 
 
@@ -85,6 +87,8 @@ class Limit:
                 return self._arrive(ticket, now)
             case LetGo(ticket=ticket):
                 return _let_go(ticket, now)
+            case Readmit(ticket=ticket):
+                return _readmit(ticket, now)
             case Tick(due=due):
                 # A timer rings late, and what is due next is counted from what was due, not from the
                 # ring: else a limit of 1 would lose a little of its rate with every slot.
@@ -131,7 +135,7 @@ class Limit:
             return _refuse([(ticket, refusal)], now)
         ticket.missing -= 1
         if not self.line and len(ticket.parts) == 1 and self.has_room(ticket.parts[0].slots, now):
-            _take(ticket, now)  # an empty line: it is at the head already
+            take(ticket, now)  # an empty line: it is at the head already
             return [Granted(ticket)]
         self.line.add(ticket)
         if ticket.missing:
@@ -173,6 +177,29 @@ class Limit:
     def _delete(self, now: int) -> list[Effect]:
         self.deleted = True
         return _refuse([(ticket, self._deleted()) for ticket in self.line], now)
+
+    # After a restart
+
+    def put_back(
+        self,
+        limit: int,
+        active: bool,
+        rate: float,
+        units: int,
+        settled_at: int,
+        passers: list[int],
+    ) -> None:
+        """As it was recorded."""
+        self.limit = limit
+        self.active = active
+        self.level = Level(rate, settled_at, units)
+        self._passers = list(passers)
+
+    def stand_again(self, ticket: Ticket) -> None:
+        """The ticket waits here, as it did."""
+        self.line.add(ticket)
+        if ticket.deadline is not None and ticket.home is self:
+            self._remember_deadline(ticket)
 
     # Why a ticket may not even wait
 
@@ -242,6 +269,11 @@ class Limit:
 
     # Passing
 
+    @property
+    def passers(self) -> list[int]:
+        """The greatest numbers that went here while others waited, ascending."""
+        return self._passers
+
     def was_passed_by_enough(self, ticket: Ticket) -> bool:
         """Whether PASSES_MAX later tickets went here while this one waits."""
         return self._passers[0] > ticket.number
@@ -255,7 +287,7 @@ class Limit:
 # What concerns a ticket in all of its limits
 
 
-def _take(ticket: Ticket, now: int) -> None:
+def take(ticket: Ticket, now: int) -> None:
     """The one place that takes slots: all that the ticket asks, in all of its limits."""
     ticket.state = State.ENDED  # unless it holds something that it can let go of
     ticket.granted_at = now
@@ -264,7 +296,7 @@ def _take(ticket: Ticket, now: int) -> None:
         limit.line.discard(ticket)
         if part.hold:
             ticket.state = State.HELD
-        if not limit.active:
+        if not limit.active or limit.deleted:
             continue
         if part.hold:
             part.taken = True
@@ -277,7 +309,21 @@ def _take(ticket: Ticket, now: int) -> None:
             limit._note_passer(ticket)
 
 
-def _leave(ticket: Ticket) -> None:
+def hold_again(ticket: Ticket, names: Collection[str], at: int) -> None:
+    """The ticket was granted at `at`, and has slots on the books of these limits."""
+    ticket.state = State.ENDED
+    ticket.granted_at = at
+    for part in ticket.parts:
+        part.limit.line.discard(ticket)
+        if part.hold:
+            ticket.state = State.HELD
+            if part.limit.name in names and not part.limit.deleted:
+                part.taken = True
+                part.limit.holders[ticket.number] = ticket
+                part.limit.held += part.hold
+
+
+def leave(ticket: Ticket) -> None:
     """The one place that gives slots back and leaves the lines."""
     ticket.state = State.ENDED
     for part in ticket.parts:
@@ -289,10 +335,25 @@ def _leave(ticket: Ticket) -> None:
             limit.held -= part.hold
 
 
+def _readmit(ticket: Ticket, now: int) -> list[Effect]:
+    """A holder that we know nothing of. Whether its slots were kept for it: they were, if they are
+    free; nobody has been given them."""
+    lacked = [
+        part.limit.name
+        for part in ticket.parts
+        if not part.limit.deleted and not part.limit.has_room(part.slots, now)
+    ]
+    if lacked:
+        ticket.state = State.ENDED
+        return [Refused(ticket, "grant_lost", {"names": lacked, "reason": UNKNOWN_HOLDER})]
+    take(ticket, now)
+    return [Granted(ticket)]
+
+
 def _let_go(ticket: Ticket, now: int) -> list[Effect]:
     if ticket.state is State.ENDED:
         return []
-    _leave(ticket)
+    leave(ticket)
     lines = [part.limit for part in ticket.parts if part.limit.line]
     if not lines:
         return []
@@ -302,7 +363,7 @@ def _let_go(ticket: Ticket, now: int) -> list[Effect]:
 def _refuse(refused: list[tuple[Ticket, tuple[str, dict[str, object]]]], now: int) -> list[Effect]:
     effects: list[Effect] = []
     for ticket, (code, fields) in refused:
-        _leave(ticket)
+        leave(ticket)
         effects.append(Refused(ticket, code, fields))
     return effects + _go_on_without([ticket for ticket, _ in refused], now)
 
@@ -319,7 +380,7 @@ def _time_out(late: list[Ticket], now: int) -> list[Effect]:
             places[ticket.number][limit.name] = place
     effects: list[Effect] = []
     for ticket in late:
-        _leave(ticket)
+        leave(ticket)
         effects.append(TimedOut(ticket, places[ticket.number]))
     return effects + _go_on_without(late, now)
 
@@ -385,7 +446,7 @@ def _sweep(lines: list[Limit], now: int, granted: list[Ticket]) -> bool:
             and (part.limit in held_back or not part.limit.has_room(part.slots, now))
         ]
         if ticket.state is State.WAITING and not lacked:
-            _take(ticket, now)
+            take(ticket, now)
             granted.append(ticket)
             if not waited_in.isdisjoint(limits):
                 return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,24 +10,75 @@ import struct
 
 _SO_PEERPIDFD = 77  # linux/socket.h, since 6.5; the socket module does not name it
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid
+_STARTTIME = 19  # proc_pid_stat(5): field 22, counted from the one behind the name
 
 
 class Peer:
-    """Who connected: pid (0 if it is of another pid namespace), uid, and a pidfd, which becomes
-    readable when that process dies."""
+    """A process that can be told from every other one, also from a later one of the same pid.
 
-    __slots__ = ("pid", "pidfd", "uid")
+    pid: 0 if it is of another pid namespace; uid; pidfd: becomes readable when the process dies;
+    started: when that was, in clock ticks since boot, 0 if it is not to be seen; inode: of the pidfd,
+    unique since Linux 6.9.
+    """
 
-    def __init__(self, connection: socket.socket) -> None:
-        """Raises ProcessLookupError if the process has died already."""
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-        self.pid, self.uid, _ = _PEERCRED.unpack(credentials)
-        try:
-            self.pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise ProcessLookupError from error
-            self.pidfd = os.pidfd_open(self.pid)  # a kernel before 6.5
+    __slots__ = ("inode", "pid", "pidfd", "started", "uid")
+
+    def __init__(self, pid: int, uid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.uid = uid
+        self.pidfd = pidfd
+        self.started = _started(pid)
+        self.inode = os.fstat(pidfd).st_ino
+
+    def is_same(self, other: Peer) -> bool:
+        """Whether this is the very same process."""
+        return self.pid == other.pid and self.was(other.started, other.inode)
+
+    def was(self, started: int, inode: int) -> bool:
+        """Whether this process of the same pid is the one that was recorded so."""
+        return self.inode == inode and self.started == started
 
     def close(self) -> None:
         os.close(self.pidfd)
+
+
+class Processes:
+    """How the daemon comes to know processes."""
+
+    def at(self, connection: socket.socket) -> Peer:
+        """Who made this connection. Raises ProcessLookupError if it has died already."""
+        pid, uid, _ = credentials(connection)
+        try:
+            pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise ProcessLookupError from error
+            pidfd = os.pidfd_open(pid)  # a kernel before 6.5
+        return Peer(pid, uid, pidfd)
+
+    def again(self, pid: int, uid: int, started: int, inode: int) -> Peer | None:
+        """The process that was recorded so; None if it has died."""
+        try:
+            found = Peer(pid, uid, os.pidfd_open(pid))
+        except OSError:  # also pid 0: of another pid namespace, where we cannot look
+            return None
+        if found.was(started, inode):
+            return found
+        found.close()
+        return None
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """pid (0 if it is of another pid namespace), uid and gid of who made this connection."""
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    pid, uid, gid = _PEERCRED.unpack(told)
+    return pid, uid, gid
+
+
+def _started(pid: int) -> int:
+    with (
+        contextlib.suppress(OSError, LookupError, ValueError),
+        open(f"/proc/{pid}/stat", "rb") as f,
+    ):
+        return int(f.read().rpartition(b")")[2].split()[_STARTTIME])
+    return 0

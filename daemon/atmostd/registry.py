@@ -15,17 +15,22 @@ from msgspec import Struct
 
 from atmost import values
 from atmost.errors import InvalidValue, LimitInactive, LimitNotFound
-from atmost.wire import Acquire
+from atmost.wire import Acquire, Keep
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
 from atmostd.clock import NANOSECONDS, Clock
+from atmostd.journal import Journal
 from atmostd.limit import Limit
+from atmostd.records import Arrived, Gone, LimitDeleted, LimitIs, Went
 from atmostd.ticket import (
     Arrive,
+    Edit,
     Effect,
+    Event,
     Granted,
     LetGo,
     Part,
+    Readmit,
     Refused,
     Tick,
     Ticket,
@@ -49,7 +54,10 @@ class Asker(Protocol):
     @property
     def command(self) -> str: ...
 
-    def granted(self, request: int, ticket: Ticket, token: int) -> None: ...
+    def record(self) -> int:
+        """Have the journal know who this is. Returns the serial that stands for it there."""
+
+    def granted(self, ticket: Ticket) -> None: ...
 
     def refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None: ...
 
@@ -63,6 +71,9 @@ class Request(Struct, eq=False):
     number: int  # the client's own for it
     home: Actor
     by_process: bool  # outlives the connection
+    token: int = 0  # once it is granted
+    unguarded: list[str] = []  # limits that were inactive then
+    kept: bool = False  # it was granted before; its asker knows
 
 
 class Registry:
@@ -72,6 +83,7 @@ class Registry:
         self,
         clock: Clock,
         turn: Turn,
+        journal: Journal,
         wake_at: Callable[[Limit, int], None],
         crash: Callable[[BaseException], None],
     ) -> None:
@@ -81,9 +93,10 @@ class Registry:
         self.on_tokens_low = _nobody_listens
         self.on_spent = _nobody_listens  # levels on disk are out of date
         self.on_implicit = _nobody_listens  # limits on disk are out of date
-        self._around = Surroundings(clock, turn, self.deliver, crash)
+        self.arrivals = 0  # the last number given to a ticket
+        self._around = Surroundings(clock, turn, self._note, self.deliver, crash)
+        self._note_record = journal.note
         self._wake_at = wake_at
-        self._arrivals = 0
 
     # Limits
 
@@ -99,11 +112,19 @@ class Registry:
         assert name not in self.actors
         rules = Limit(name, limit, slot_decay_per_second, active, self._around.clock())
         actor = self.actors[name] = Actor(rules, implicit, self._around)
+        self._note_record(limit_is(actor))
         return actor
+
+    def ghost(self, name: str) -> Actor:
+        """A limit that is deleted, for a ticket that outlived it."""
+        rules = Limit(name, 0, 0.0, False, self._around.clock())
+        rules.deleted = True
+        return Actor(rules, False, self._around)
 
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
         del self.actors[name]
+        self._note_record(LimitDeleted(name))
 
     def ring(self, limit: Limit, due: int) -> None:
         """The instant has come that this limit asked to be woken at."""
@@ -127,34 +148,34 @@ class Registry:
         names = list(hold) if not spend and len(hold) == 1 else sorted(hold.keys() | spend.keys())
         _check_values(asked, names)
         homes = self._find_or_make(names, asked.strict, asker)
-        parts = tuple(
-            [
-                Part(home.limit, hold.get(name, 0), spend.get(name, 0))
-                for name, home in zip(names, homes, strict=True)
-            ]
-        )
         now = self._around.clock()
         timeout = asked.timeout_seconds
         deadline = None
         if timeout is not None and timeout <= config.WAIT_SECONDS_MAX:
             deadline = now + int(timeout * NANOSECONDS)
-        self._arrivals += 1
-        ticket = Ticket(
-            number=self._arrivals,
-            parts=parts,
-            shape=parts[0].slots
-            if len(parts) == 1
-            else tuple((part.limit.name, part.slots) for part in parts),
-            asked_at=now,
-            deadline=deadline,
-            strict=asked.strict,
-            inside=inside,
-            owner=Request(asker, asked.request, homes[0], asked.by_process),
-            missing=len(parts),
+        self.arrivals += 1
+        request = Request(asker, asked.request, homes[0], asked.by_process)
+        ticket = ticket_of(
+            self.arrivals, hold, spend, homes, now, deadline, asked.strict, inside, request
         )
+        self._note_arrival(ticket, hold, spend)
         arrive = Arrive(ticket)
         for home in homes:
             home.post(arrive)
+        return ticket
+
+    def readmit(self, asker: Asker, keep: Keep) -> Ticket:
+        """Put a holder on the books of which no record was left; if its slots are not free any more,
+        it is told that its grant was lost."""
+        names = sorted(keep.hold)
+        _check_values(keep, names)
+        homes = [self.actors.get(name) or self.ghost(name) for name in names]
+        now = self._around.clock()
+        self.arrivals += 1
+        request = Request(asker, keep.request, homes[0], keep.by_process, keep.token, kept=True)
+        ticket = ticket_of(self.arrivals, keep.hold, {}, homes, now, None, False, (), request)
+        self._note_arrival(ticket, keep.hold, {})
+        homes[0].post(Readmit(ticket))
         return ticket
 
     def let_go(self, ticket: Ticket) -> None:
@@ -196,29 +217,122 @@ class Registry:
             shlex.quote(name),
         )
 
+    # The journal
+
+    def _note_arrival(self, ticket: Ticket, hold: dict[str, int], spend: dict[str, int]) -> None:
+        request = request_of(ticket)
+        self._note_record(
+            Arrived(
+                ticket.number,
+                request.asker.record(),
+                request.number,
+                hold,
+                spend,
+                ticket.asked_at,
+                ticket.deadline,
+                ticket.strict,
+                [outer.number for outer in ticket.inside] if ticket.inside else [],
+                request.by_process,
+            )
+        )
+
+    def _note(self, actor: Actor, event: Event) -> None:
+        """What an event changed, for the journal; what effects tell is not said twice."""
+        match event:
+            case LetGo(ticket=ticket):
+                self._note_record(Gone(ticket.number))
+            case Edit() if self.actors.get(actor.limit.name) is actor:
+                self._note_record(limit_is(actor))
+
+    def forget_outcome(self, ticket: Ticket) -> None:
+        """Its asker has seen what became of it, and nothing is left to let go of."""
+        self._note_record(Gone(ticket.number))
+
     # Effects
 
     def deliver(self, effect: Effect) -> None:
         """Take an effect of the rules to whom it concerns."""
         match effect:
             case Granted(ticket=ticket):
-                token = self.next_token
-                self.next_token = token + 1
-                if token >= self.tokens_low_at:
-                    self.on_tokens_low()
-                for part in ticket.parts:
-                    if part.spend and part.limit.active:
-                        self.on_spent()
-                request: Request = ticket.owner
-                request.asker.granted(request.number, ticket, token)
+                self._granted(ticket)
             case Refused(ticket=ticket, code=code, fields=fields):
+                self._note_record(Gone(ticket.number))
                 request_of(ticket).asker.refused(ticket, code, fields)
             case TimedOut(ticket=ticket, places=places):
+                self._note_record(Gone(ticket.number))
                 request_of(ticket).asker.timed_out(ticket, places)
             case WakeAt(limit=limit, instant=instant):
                 self._wake_at(limit, instant)
             case _:
                 assert_never(effect)
+
+    def _granted(self, ticket: Ticket) -> None:
+        request: Request = ticket.owner
+        if not request.token:
+            request.token = token = self.next_token
+            self.next_token = token + 1
+            if token >= self.tokens_low_at:
+                self.on_tokens_low()
+        for part in ticket.parts:
+            if not part.limit.active:
+                request.unguarded = unguarded_in(ticket)
+            elif part.spend:
+                self.on_spent()
+        self._note_record(Went(ticket.number, request.token, ticket.granted_at))
+        request.asker.granted(ticket)
+
+
+def ticket_of(
+    number: int,
+    hold: dict[str, int],
+    spend: dict[str, int],
+    homes: list[Actor],
+    asked_at: int,
+    deadline: int | None,
+    strict: bool,
+    inside: tuple[Ticket, ...],
+    request: Request,
+) -> Ticket:
+    """A request as the rules see it. `homes`: its limits, in the order of their names."""
+    parts = tuple(
+        [
+            Part(home.limit, hold.get(home.limit.name, 0), spend.get(home.limit.name, 0))
+            for home in homes
+        ]
+    )
+    return Ticket(
+        number=number,
+        parts=parts,
+        shape=parts[0].slots
+        if len(parts) == 1
+        else tuple((part.limit.name, part.slots) for part in parts),
+        asked_at=asked_at,
+        deadline=deadline,
+        strict=strict,
+        inside=inside,
+        owner=request,
+        missing=len(parts),
+    )
+
+
+def unguarded_in(ticket: Ticket) -> list[str]:
+    """Those of its limits that are not enforced now."""
+    return [part.limit.name for part in ticket.parts if not part.limit.active]
+
+
+def limit_is(actor: Actor) -> LimitIs:
+    """The limit for the journal, as it is now."""
+    limit = actor.limit
+    return LimitIs(
+        name=limit.name,
+        limit=limit.limit,
+        slot_decay_per_second=limit.slot_decay_per_second,
+        active=limit.active,
+        implicit=actor.implicit,
+        spent_units=str(limit.level.units),
+        settled_at=limit.level.settled_at,
+        passers=list(limit.passers),
+    )
 
 
 def request_of(ticket: Ticket) -> Request:
@@ -231,7 +345,7 @@ def _nobody_listens() -> None:
     """What the hooks are until Configuration takes them."""
 
 
-def _check_values(asked: Acquire, names: list[str]) -> None:
+def _check_values(asked: Acquire | Keep, names: list[str]) -> None:
     """What a well-behaved client has checked before."""
     if asked.request < 1:
         raise InvalidValue("request", str(asked.request), "a whole number >= 1")
@@ -239,8 +353,11 @@ def _check_values(asked: Acquire, names: list[str]) -> None:
         raise InvalidValue("hold", "{}", "slots of at least one limit, in hold or spend")
     if len(names) > values.NAMES_MAX:
         raise InvalidValue("hold", str(len(names)), f"at most {values.NAMES_MAX} limits")
-    for slots in (*asked.hold.values(), *asked.spend.values()):
+    spend, timeout = (
+        (asked.spend, asked.timeout_seconds) if isinstance(asked, Acquire) else ({}, None)
+    )
+    for slots in (*asked.hold.values(), *spend.values()):
         if not 1 <= slots <= values.COUNT_MAX:
             values.check_slots(slots)
-    if asked.timeout_seconds is not None:
-        values.check_timeout(asked.timeout_seconds)
+    if timeout is not None:
+        values.check_timeout(timeout)

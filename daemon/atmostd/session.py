@@ -1,288 +1,217 @@
-"""One client: its messages become events, and what follows becomes its replies.
+"""One client process: what it holds and waits for, across connections and restarts of the daemon.
 
 Rule 1: the end of a session lets go of each of its tickets by the same message that a client sends.
 There is no second clean-up path.
-Rule 2: a session ends when its connection does or when its process dies, whichever comes first: a
-forked child can hold the connection open. What is bound to the process alone (`by_process`) lives
-on until that dies.
-Rule 3: bad bytes cost the client that sent them its connection, and nobody else anything.
+Rule 2: a session ends when its client ends the connection or when its process dies, whichever comes
+first: a forked child can hold the connection open. What is bound to the process alone (`by_process`)
+lives on until that dies. When the daemon ends the connection, the session lives on as well.
+Rule 3: a client that comes back says what it still has; what it does not name is let go of. So
+whatever was lost on the way, an answer or a release, is made good by comparing states.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import shlex
-from collections.abc import Callable
-from typing import Any, Protocol, assert_never, cast
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
-from atmost import errors, paths, values, wire
-from atmost.errors import AtmostError, LimitNotFound, ProtocolError
-from atmost.wire import (
-    Acquire,
-    CreateLimit,
-    DaemonStatus,
-    DeleteLimit,
-    Done,
-    Failed,
-    Granted,
-    Hello,
-    Limits,
-    ListLimits,
-    ListTickets,
-    ReadLimit,
-    Release,
-    Status,
-    Tickets,
-    UpdateLimit,
-    Welcome,
-)
+from atmost import errors, wire
+from atmost.errors import AtmostError, ProtocolError
+from atmost.wire import Acquire, Done, Failed, Granted, Hello, Keep, Release, Resume
 from atmostd import config, listing
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.configuration import Configuration
-from atmostd.decoding import WrongField, message_of, other_version
-from atmostd.peer import Peer
+from atmostd.peer import Peer, Processes
+from atmostd.records import SessionBegan, SessionEnded
 from atmostd.registry import Registry, request_of
 from atmostd.ticket import State, Ticket
-from atmostd.turn import Turn
-
-_log = logging.getLogger(__name__)
 
 
-Question = ReadLimit | ListLimits | ListTickets | Status
+class Notes(Protocol):
+    """Who remembers: the journal."""
+
+    def note(self, record: SessionBegan | SessionEnded) -> None: ...
 
 
-class Host(Protocol):
-    """What a session needs of the daemon around it."""
+class Line(Protocol):
+    """A connection, as its session sees it."""
 
-    registry: Registry
-    configuration: Configuration
-    turn: Turn
-    clock: Clock
-    sessions: set[Session]
+    def send(self, message: wire.Message) -> None: ...
 
-    def status(self, request: int) -> DaemonStatus: ...
+    def cut(self) -> None:
+        """End it at once."""
 
 
-class Session(asyncio.Protocol):
-    """One client process's connection, from its hello to its end."""
+class Session:
+    """From its hello to its end."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._loop = asyncio.get_running_loop()
-        self._tickets: dict[int, Ticket] = {}  # by the client's own number, until they end
-        self._frames = wire.FrameReader()
-        self._output: list[bytes] = []  # replies of this turn
-        self._questions: list[Question] = []  # answered at its end, by what is true then
-        self._speaks = False  # flush() will be called at the end of this turn
-        self._transport: asyncio.Transport | None = None
-        self._hello: Hello | None = None
-        self._hello_due: asyncio.TimerHandle | None = None
-        self._peer: Peer | None = None  # until its process is no longer watched
-        self._pid = 0
-        self._user = ""
-        self._command = ""
+    def __init__(self, sessions: Sessions, began: SessionBegan, peer: Peer) -> None:
+        self.tickets: dict[int, Ticket] = {}  # by the client's own number, until they end
+        self.began = began
+        self._sessions = sessions
+        self._peer = peer
+        self._line: Line | None = None  # None: the client has not come back yet
+        self._unnamed: set[int] = set()  # requests from before this connection
+        self._spent: dict[int, None] = {}  # requests that only spent: kept until they are seen
+        self._recorded = False  # the journal knows who this is
+        sessions.loop.add_reader(peer.pidfd, self._process_died)
 
     # Who it is
 
     @property
     def pid(self) -> int:
         """The kernel's word; the client's own if its process is of another pid namespace."""
-        return self._pid
+        return self.began.pid or self.began.pid_told
+
+    @property
+    def uid(self) -> int:
+        return self._peer.uid
 
     @property
     def user(self) -> str:
-        return self._user
+        return self.began.user
 
     @property
     def command(self) -> str:
-        return self._command
+        return self.began.command
 
-    # The connection
+    def is_of(self, peer: Peer) -> bool:
+        """Whether it is this process's."""
+        return self._peer.is_same(peer)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
-        self._host.sessions.add(self)
-        try:
-            self._peer = Peer(transport.get_extra_info("socket"))
-        except ProcessLookupError:
-            self._transport.abort()
-            return
-        self._loop.add_reader(self._peer.pidfd, self._process_died)
-        self._hello_due = self._loop.call_later(config.HELLO_SECONDS, self._no_hello)
+    def record(self) -> int:
+        """Have the journal know who this is. Returns the serial that stands for it there."""
+        if not self._recorded:
+            self._recorded = True
+            self._sessions.notes.note(self.began)
+        return self.began.serial
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            for body in self._frames.feed(data):
-                self._take(body)
-        except ProtocolError as error:
-            self._refuse(error)
+    # Its connection
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self._frames = wire.FrameReader()
-        if self._hello_due is not None:
-            self._hello_due.cancel()
-        for ticket in self._tickets.values():
+    @property
+    def connected(self) -> bool:
+        return self._line is not None
+
+    def attach(self, line: Line) -> None:
+        """The client is here, for the first time or again."""
+        before, self._line = self._line, line
+        if before is not None:
+            before.cut()
+        self._unnamed = set(self.tickets)
+
+    def detach(self, line: Line) -> None:
+        """We have ended this connection: the client will come back."""
+        if self._line is line:
+            self._line = None
+
+    def leave(self, line: Line) -> None:
+        """The client has ended this connection, and so its session."""
+        if self._line is not line:
+            return  # it has come back on another one
+        self._line = None
+        for request, ticket in list(self.tickets.items()):
             if not (request_of(ticket).by_process and ticket.state is State.HELD):
-                self._host.registry.let_go(ticket)
-        self._tickets = {
-            number: ticket
-            for number, ticket in self._tickets.items()
-            if request_of(ticket).by_process and ticket.state is State.HELD
-        }
-        if not self._tickets:
-            self._end()
-
-    def pause_writing(self) -> None:
-        """Nothing: flush() counts what is unread, and cuts the connection at a bound."""
+                self._let_go(request)
+        self._end_if_idle()
 
     def _process_died(self) -> None:
-        for ticket in self._tickets.values():
-            self._host.registry.let_go(ticket)
-        self._tickets.clear()
-        if self._transport is not None:
-            self._transport.abort()  # a child of it may still hold the other end
-        self._end()
+        for request in list(self.tickets):
+            self._let_go(request)
+        line, self._line = self._line, None
+        if line is not None:
+            line.cut()  # a child of it may still hold the other end
+        self._end_if_idle()
 
-    def _end(self) -> None:
-        self._host.sessions.discard(self)
-        if self._peer is not None:
-            self._loop.remove_reader(self._peer.pidfd)
+    def _end_if_idle(self) -> None:
+        if not self.tickets and self._line is None:
+            self._sessions.forget(self)
+            self._sessions.loop.remove_reader(self._peer.pidfd)
             self._peer.close()
-            self._peer = None
-
-    def _no_hello(self) -> None:
-        self._refuse(ProtocolError(f"no hello within {config.HELLO_SECONDS:g} s"))
-
-    def _refuse(self, error: ProtocolError) -> None:
-        """Say why, and close: after bytes like these, nothing this client sends can be trusted."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        _log.info(
-            "closing the connection of pid %d (%s): %r", self.pid, self.command, error.problem
-        )
-        self._fail(0, error)
-        self.flush()
-        self._transport.close()
-        self._loop.call_later(config.CLOSE_SECONDS, self._transport.abort)
-
-    def close(self) -> None:
-        """The daemon stops."""
-        if self._transport is not None:
-            self.flush()
-            self._transport.close()
-        self._end()
-
-    # In
-
-    def _take(self, body: memoryview) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        try:
-            message = message_of(body)
-        except WrongField as wrong:
-            if self._hello is None:
-                raise ProtocolError("a request before the hello") from wrong
-            self._fail(wrong.request, wrong.error)
-            return
-        if self._hello is None:
-            self._greet(message)
-            return
-        if isinstance(message, Hello):
-            raise ProtocolError("a second hello")
-        try:
-            _HANDLERS[type(message)](self, message)
-        except ProtocolError:
-            raise
-        except AtmostError as error:
-            self._fail(message.request, error)
-
-    def _greet(self, message: wire.Message) -> None:
-        if not isinstance(message, Hello):
-            raise ProtocolError(f"{type(message).__name__} before the hello")
-        if message.protocol != wire.PROTOCOL_VERSION:
-            raise other_version(message.protocol)
-        if len(message.session) != wire.SESSION_BYTES:
-            raise ProtocolError(f"a session of {len(message.session)} bytes")
-        assert self._hello_due is not None
-        self._hello_due.cancel()
-        self._hello_due = None
-        self._hello = message
-        self._pid = self._peer.pid or message.pid if self._peer is not None else message.pid
-        self._user = _shown(message.user, config.USER_CHARS_MAX)
-        self._command = _shown(shlex.join(message.command), wire.COMMAND_CHARS_MAX)
-        self._send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
+            if self._recorded:
+                self._sessions.notes.note(SessionEnded(self.began.serial))
 
     # Messages
 
-    def _acquire(self, message: Acquire) -> None:
-        if message.request in self._tickets:
-            raise ProtocolError(f"request {message.request} is in use")
-        inside = tuple([self._tickets[n] for n in message.inside if n in self._tickets])
-        self._tickets[message.request] = self._host.registry.acquire(self, message, inside)
+    def acquire(self, message: Acquire) -> None:
+        """Ask for slots, or ask again for what was asked before the connection was lost."""
+        for seen in message.seen:
+            self._forget_outcome(seen)
+        known = self.tickets.get(message.request)
+        if known is not None:
+            self._name(message.request)
+            if known.state in (State.HELD, State.ENDED):
+                self._tell_granted(known)
+            return
+        inside = tuple([self.tickets[n] for n in message.inside if n in self.tickets])
+        self.tickets[message.request] = self._sessions.registry.acquire(self, message, inside)
 
-    def _release(self, message: Release) -> None:
-        ticket = self._tickets.pop(message.request, None)
-        if ticket is not None:
-            self._host.registry.let_go(ticket)
+    def release(self, message: Release) -> None:
+        """Let go of whatever the request has."""
+        if message.request in self.tickets:
+            self._let_go(message.request)
 
-    def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
-        uid = self._peer.uid if self._peer is not None else -1
-        if uid not in (0, os.geteuid()):
-            raise errors.PermissionDenied("change them", uid)
-        self._host.configuration.ask(message, self)
+    def keep(self, message: Keep) -> None:
+        """The client holds this, whatever we know of it."""
+        known = self.tickets.get(message.request)
+        if known is not None:
+            self._name(message.request)
+            if known.state is State.HELD:
+                return
+            self._let_go(message.request)
+        self.tickets[message.request] = self._sessions.registry.readmit(self, message)
 
-    def _ask(self, question: Question) -> None:
-        """What this client sent before has to have been acted on, so the answer waits for the actors."""
-        self._questions.append(question)
-        self._speak()
+    def resume(self, message: Resume) -> None:
+        """Nothing else is left of what it had."""
+        for request in self._unnamed:
+            if request in self.tickets:
+                self._let_go(request)
+        self._unnamed = set()
+        self._send(Done(message.request))
 
-    def _answered(self, question: Question) -> bytes:
-        """The answer's frame, or that of the refusal."""
-        try:
-            return wire.encode(self._answer(question))
-        except AtmostError as error:
-            return wire.encode(_failed(question.request, error))
+    def _name(self, request: int) -> None:
+        if request not in self._unnamed:
+            raise ProtocolError(f"request {request} is in use")
+        self._unnamed.discard(request)
 
-    def _answer(self, question: Question) -> wire.Message:
-        registry, now = self._host.registry, self._host.clock()
-        match question:
-            case ReadLimit(request=request, name=name):
-                if name not in registry.actors:
-                    raise LimitNotFound([values.check_name(name)])
-                return wire.Limit(request, listing.limit_record(registry.actors[name], now))
-            case ListLimits(request=request, after=after):
-                return Limits(request, *listing.page_of_limits(registry, after, now))
-            case ListTickets(request=request, name=name):
-                if name is not None and name not in registry.actors:
-                    raise LimitNotFound([values.check_name(name)])
-                behind = (question.after_limit, question.after_number)
-                return Tickets(request, *listing.page_of_tickets(registry, name, *behind, now))
-            case Status(request=request):
-                return self._host.status(request)
-            case _:
-                assert_never(question)
+    def _let_go(self, request: int) -> None:
+        self._spent.pop(request, None)
+        self._sessions.registry.let_go(self.tickets.pop(request))
+
+    def _forget_outcome(self, request: int) -> None:
+        if request in self._spent:
+            del self._spent[request]
+            self._sessions.registry.forget_outcome(self.tickets.pop(request))
 
     # What became of requests
 
-    def granted(self, request: int, ticket: Ticket, token: int) -> None:
-        if ticket.state is State.ENDED:
-            self._tickets.pop(request, None)  # spent: there is nothing to let go of
-        waited = ticket.granted_at - ticket.asked_at
-        unguarded = [part.limit.name for part in ticket.parts if not part.limit.active]
-        self._send(Granted(request, token, waited if waited > 0 else 0, unguarded))
+    def granted(self, ticket: Ticket) -> None:
+        request = request_of(ticket)
+        if ticket.state is State.ENDED:  # spent: there is nothing to let go of
+            self.keep_outcome(request.number)
+        if not request.kept:
+            self._tell_granted(ticket)
+
+    def keep_outcome(self, request: int) -> None:
+        """It may have to be told again."""
+        if request in self.tickets:
+            self._spent[request] = None
+            if len(self._spent) > config.SPENT_KEPT_MAX:
+                self._forget_outcome(next(iter(self._spent)))
+
+    def drop(self, request: int) -> None:
+        """In a replay: it has ended."""
+        self._spent.pop(request, None)
+        self.tickets.pop(request, None)
 
     def refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None:
         request = request_of(ticket).number
-        self._tickets.pop(request, None)
+        self.tickets.pop(request, None)
         self._fail(request, errors.from_wire(code, code, fields))
 
     def timed_out(self, ticket: Ticket, places: dict[str, int]) -> None:
         request = request_of(ticket).number
-        self._tickets.pop(request, None)
-        now = self._host.clock()
+        self.tickets.pop(request, None)
+        now = self._sessions.clock()
         self._fail(
             request,
             errors.AcquireTimeout(
@@ -293,68 +222,85 @@ class Session(asyncio.Protocol):
             ),
         )
 
-    def changed(self, request: int, record: wire.LimitRecord | None) -> None:
-        self._send(Done(request) if record is None else wire.Limit(request, record))
-
-    def failed(self, request: int, error: AtmostError) -> None:
-        self._fail(request, error)
-
-    # Out
+    def _tell_granted(self, ticket: Ticket) -> None:
+        request = request_of(ticket)
+        waited = ticket.granted_at - ticket.asked_at
+        self._send(
+            Granted(request.number, request.token, waited if waited > 0 else 0, request.unguarded)
+        )
 
     def _fail(self, request: int, error: AtmostError) -> None:
-        self._send(_failed(request, error))
+        self._send(failed(request, error))
 
     def _send(self, message: wire.Message) -> None:
-        if self._transport is not None:
-            self._speak()
-            self._output.append(wire.encode(message))
-
-    def _speak(self) -> None:
-        """Have flush() called at the end of this turn."""
-        if not self._speaks:
-            self._speaks = True
-            self._host.turn.will_speak(self)
-
-    def flush(self) -> None:
-        """Answer the questions, and send the replies of this turn in one write."""
-        self._speaks = False
-        questions, self._questions = self._questions, []
-        transport = self._transport
-        if transport is None:
-            return
-        unread = transport.get_write_buffer_size() + sum(map(len, self._output))
-        for question in questions:
-            # Counted one by one: a few bytes of questions can ask for megabytes.
-            if unread <= config.OUTPUT_BYTES_MAX:
-                self._output.append(self._answered(question))
-                unread += len(self._output[-1])
-        output, self._output = self._output, []
-        if not output:
-            return
-        if unread > config.OUTPUT_BYTES_MAX:
-            _log.warning(
-                "cutting off pid %d (%s): it left %d bytes unread", self.pid, self.command, unread
-            )
-            transport.abort()
-            return
-        data = output[0] if len(output) == 1 else b"".join(output)
-        transport.write(data)
+        if self._line is not None:
+            self._line.send(message)
 
 
-_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
-    Acquire: Session._acquire,
-    Release: Session._release,
-    CreateLimit: Session._change,
-    UpdateLimit: Session._change,
-    DeleteLimit: Session._change,
-    ReadLimit: Session._ask,
-    ListLimits: Session._ask,
-    ListTickets: Session._ask,
-    Status: Session._ask,
-}
+class Sessions:
+    """All clients of this daemon, by the names that they have drawn for their sessions."""
+
+    def __init__(
+        self, registry: Registry, processes: Processes, clock: Clock, notes: Notes
+    ) -> None:
+        self.registry = registry
+        self.clock = clock
+        self.notes = notes
+        self.loop = asyncio.get_running_loop()
+        self._processes = processes
+        self._by_name: dict[bytes, Session] = {}
+        self._last_serial = 0
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._by_name.values())
+
+    def greet(self, hello: Hello, peer: Peer) -> Session:
+        """The client's session, new or from before; its peer is taken over. Raises ProtocolError."""
+        known = self._by_name.get(hello.session)
+        if known is not None:
+            is_its = known.is_of(peer)
+            peer.close()
+            if not is_its:
+                raise ProtocolError("a session that is another process's")
+            return known
+        self._last_serial += 1
+        began = SessionBegan(
+            serial=self._last_serial,
+            session=hello.session,
+            pid=peer.pid,
+            pid_told=hello.pid,
+            started=peer.started,
+            inode=peer.inode,
+            uid=peer.uid,
+            user=_shown(hello.user, config.USER_CHARS_MAX),
+            command=_shown(shlex.join(hello.command), wire.COMMAND_CHARS_MAX),
+        )
+        return self._add(began, peer)
+
+    def again(self, began: SessionBegan) -> Session | None:
+        """A session from before a restart; None if its process has died."""
+        self._last_serial = max(self._last_serial, began.serial)
+        peer = self._processes.again(began.pid, began.uid, began.started, began.inode)
+        return None if peer is None else self._add(began, peer)
+
+    def forget(self, session: Session) -> None:
+        self._by_name.pop(session.began.session, None)
+
+    def end_idle(self, sessions: Iterable[Session]) -> None:
+        """Those that have nothing and are not here need no longer be known."""
+        for session in sessions:
+            session._end_if_idle()
+
+    def _add(self, began: SessionBegan, peer: Peer) -> Session:
+        session = self._by_name[began.session] = Session(self, began, peer)
+        return session
 
 
-def _failed(request: int, error: AtmostError) -> Failed:
+def failed(request: int, error: AtmostError) -> Failed:
+    """The answer to a request that was refused."""
     return Failed(request, error.code, str(error)[: config.MESSAGE_CHARS_MAX], error.fields)
 
 

@@ -74,6 +74,12 @@ class LetGo(Struct, eq=False):
     ticket: Ticket
 
 
+class Readmit(Struct, eq=False):
+    """After a restart: a holder of which no record was left. Posted to its home."""
+
+    ticket: Ticket
+
+
 class Tick(Struct, eq=False):
     """Time has passed. `due`: the instant that a WakeAt had asked for, if that is why."""
 
@@ -92,7 +98,7 @@ class Delete(Struct, eq=False):
     """The limit ends: its waiters fail, its holders run on."""
 
 
-Event = Arrive | LetGo | Tick | Edit | Delete
+Event = Arrive | LetGo | Readmit | Tick | Edit | Delete
 
 
 # What follows

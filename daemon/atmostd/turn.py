@@ -1,12 +1,14 @@
 """One turn of the loop: what arrived in it is decided, and then what it says is sent.
 
-Rule: a connection's replies of one turn leave in one write, after every actor that had a message in
+Rule 1: a connection's replies of one turn leave in one write, after every actor that had a message in
 this turn has taken its steps.
+Rule 2: before the first of them leaves, the journal has what was decided.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -20,9 +22,10 @@ class Speaker(Protocol):
 class Turn:
     """Knows which actors are awake and who has something to say."""
 
-    __slots__ = ("_awake", "_ending", "_loop", "_speakers")
+    __slots__ = ("_awake", "_ending", "_loop", "_speakers", "_write_journal")
 
-    def __init__(self) -> None:
+    def __init__(self, write_journal: Callable[[], None]) -> None:
+        self._write_journal = write_journal
         self._loop = asyncio.get_running_loop()
         self._awake = 0  # actors that have messages to go through
         self._speakers: list[Speaker] = []
@@ -51,6 +54,7 @@ class Turn:
 
     def _end(self) -> None:
         self._ending = False
+        self._write_journal()
         speakers, self._speakers = self._speakers, []
         for speaker in speakers:
             speaker.flush()

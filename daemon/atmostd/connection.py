@@ -1,0 +1,327 @@
+"""One connection: its bytes become messages, and what follows becomes its replies.
+
+Rule 1: bad bytes cost the client that sent them its connection and what its session has, and nobody
+else anything.
+Rule 2: a client ends its session by ending the connection. When we end it, because the daemon stops
+or the client reads too slowly, the session goes on and the client comes back to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol, assert_never, cast
+
+from atmost import errors, paths, values, wire
+from atmost.errors import AtmostError, LimitNotFound, ProtocolError
+from atmost.wire import (
+    Acquire,
+    CreateLimit,
+    DaemonStatus,
+    DeleteLimit,
+    Done,
+    Hello,
+    Keep,
+    Limits,
+    ListLimits,
+    ListTickets,
+    ReadLimit,
+    Release,
+    Resume,
+    Status,
+    Tickets,
+    UpdateLimit,
+    Welcome,
+)
+from atmostd import config, listing
+from atmostd.clock import Clock
+from atmostd.configuration import Configuration
+from atmostd.decoding import WrongField, message_of, other_version
+from atmostd.peer import Processes
+from atmostd.registry import Registry
+from atmostd.session import Session, Sessions, failed
+from atmostd.turn import Turn
+
+_log = logging.getLogger(__name__)
+
+
+Question = ReadLimit | ListLimits | ListTickets | Status
+
+
+class Host(Protocol):
+    """What a connection needs of the daemon around it."""
+
+    registry: Registry
+    configuration: Configuration
+    turn: Turn
+    clock: Clock
+    processes: Processes
+    sessions: Sessions
+    connections: set[Connection]
+
+    def status(self, request: int) -> DaemonStatus: ...
+
+
+class Connection(asyncio.Protocol):
+    """From accept to its end."""
+
+    def __init__(self, host: Host) -> None:
+        self.read_all: asyncio.Future[None] | None = None  # of what came before finish_reading()
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._frames = wire.FrameReader()
+        self._output: list[bytes] = []  # replies of this turn
+        self._questions: list[Question] = []  # answered at its end, by what is true then
+        self._speaks = False  # flush() will be called at the end of this turn
+        self._transport: asyncio.Transport | None = None
+        self._session: Session | None = None  # since its hello
+        self._hello_due: asyncio.TimerHandle | None = None
+        self._cut = False  # it is we who end it
+
+    # Its life
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
+        self._host.connections.add(self)
+        self._hello_due = self._loop.call_later(config.HELLO_SECONDS, self._no_hello)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._frames.feed(data):
+                self._take(body)
+        except ProtocolError as error:
+            self._refuse(error)
+
+    def eof_received(self) -> bool:
+        """Returns whether the other half goes on."""
+        if self.read_all is None:
+            return False
+        if not self.read_all.done():
+            self.read_all.set_result(None)
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._frames = wire.FrameReader()
+        self._host.connections.discard(self)
+        if self._hello_due is not None:
+            self._hello_due.cancel()
+        if self.read_all is not None and not self.read_all.done():
+            self.read_all.set_result(None)
+        session, self._session = self._session, None
+        if session is not None:
+            if self._cut:
+                session.detach(self)
+            else:
+                session.leave(self)
+
+    def pause_writing(self) -> None:
+        """Nothing: flush() counts what is unread, and cuts the connection at a bound."""
+
+    def cut(self) -> None:
+        """End it at once; the session, if it has one still, goes on."""
+        self._cut = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def finish_reading(self) -> None:
+        """Take what is on its way, and have the client see that no more is taken."""
+        self.read_all = self._loop.create_future()
+        if self._transport is None or self._transport.is_closing():
+            self.read_all.set_result(None)
+            return
+        self._cut = True
+        descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=descriptor) as ours:
+            ours.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """The daemon stops."""
+        if self._transport is not None:
+            self._cut = True
+            self.flush()
+            self._transport.close()
+
+    def _no_hello(self) -> None:
+        self._refuse(ProtocolError(f"no hello within {config.HELLO_SECONDS:g} s"))
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """Say why, and close: after bytes like these, nothing this client sends can be trusted."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        _log.info("closing the connection of %s: %r", self._client(), error.problem)
+        self._fail(0, error)
+        self.flush()
+        self._transport.close()
+        self._loop.call_later(config.CLOSE_SECONDS, self._transport.abort)
+
+    def _client(self) -> str:
+        """Who it is, for the log."""
+        if self._session is None:
+            return "a client that has not said who it is"
+        return f"pid {self._session.pid} ({self._session.command})"
+
+    # In
+
+    def _take(self, body: memoryview) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            message = message_of(body)
+        except WrongField as wrong:
+            if self._session is None:
+                raise ProtocolError("a request before the hello") from wrong
+            self._fail(wrong.request, wrong.error)
+            return
+        if self._session is None:
+            self._greet(message)
+            return
+        if isinstance(message, Hello):
+            raise ProtocolError("a second hello")
+        try:
+            _HANDLERS[type(message)](self, message)
+        except ProtocolError:
+            raise
+        except AtmostError as error:
+            self._fail(message.request, error)
+
+    def _greet(self, message: wire.Message) -> None:
+        if not isinstance(message, Hello):
+            raise ProtocolError(f"{type(message).__name__} before the hello")
+        if message.protocol != wire.PROTOCOL_VERSION:
+            raise other_version(message.protocol)
+        if len(message.session) != wire.SESSION_BYTES:
+            raise ProtocolError(f"a session of {len(message.session)} bytes")
+        assert self._hello_due is not None
+        assert self._transport is not None
+        self._hello_due.cancel()
+        self._hello_due = None
+        try:
+            peer = self._host.processes.at(self._transport.get_extra_info("socket"))
+        except ProcessLookupError:
+            self._transport.abort()
+            return
+        self._session = self._host.sessions.greet(message, peer)
+        self._session.attach(self)
+        self.send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
+
+    # Messages
+
+    def _acquire(self, message: Acquire) -> None:
+        self._known().acquire(message)
+
+    def _release(self, message: Release) -> None:
+        self._known().release(message)
+
+    def _keep(self, message: Keep) -> None:
+        self._known().keep(message)
+
+    def _resume(self, message: Resume) -> None:
+        self._known().resume(message)
+
+    def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
+        uid = self._known().uid
+        if uid not in (0, os.geteuid()):
+            raise errors.PermissionDenied("change them", uid)
+        self._host.configuration.ask(message, self)
+
+    def _ask(self, question: Question) -> None:
+        """What this client sent before has to have been acted on, so the answer waits for the actors."""
+        self._questions.append(question)
+        self._speak()
+
+    def _known(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _answered(self, question: Question) -> bytes:
+        """The answer's frame, or that of the refusal."""
+        try:
+            return wire.encode(self._answer(question))
+        except AtmostError as error:
+            return wire.encode(failed(question.request, error))
+
+    def _answer(self, question: Question) -> wire.Message:
+        registry, now = self._host.registry, self._host.clock()
+        match question:
+            case ReadLimit(request=request, name=name):
+                if name not in registry.actors:
+                    raise LimitNotFound([values.check_name(name)])
+                return wire.Limit(request, listing.limit_record(registry.actors[name], now))
+            case ListLimits(request=request, after=after):
+                return Limits(request, *listing.page_of_limits(registry, after, now))
+            case ListTickets(request=request, name=name):
+                if name is not None and name not in registry.actors:
+                    raise LimitNotFound([values.check_name(name)])
+                behind = (question.after_limit, question.after_number)
+                return Tickets(request, *listing.page_of_tickets(registry, name, *behind, now))
+            case Status(request=request):
+                return self._host.status(request)
+            case _:
+                assert_never(question)
+
+    # Out
+
+    def changed(self, request: int, record: wire.LimitRecord | None) -> None:
+        """A change that this client asked for is durable and in force."""
+        self.send(Done(request) if record is None else wire.Limit(request, record))
+
+    def failed(self, request: int, error: AtmostError) -> None:
+        """A change that this client asked for was refused."""
+        self._fail(request, error)
+
+    def send(self, message: wire.Message) -> None:
+        """Say this at the end of the turn."""
+        if self._transport is not None:
+            self._speak()
+            self._output.append(wire.encode(message))
+
+    def _fail(self, request: int, error: AtmostError) -> None:
+        self.send(failed(request, error))
+
+    def _speak(self) -> None:
+        """Have flush() called at the end of this turn."""
+        if not self._speaks:
+            self._speaks = True
+            self._host.turn.will_speak(self)
+
+    def flush(self) -> None:
+        """Answer the questions, and send the replies of this turn in one write."""
+        self._speaks = False
+        questions, self._questions = self._questions, []
+        transport = self._transport
+        if transport is None:
+            return
+        unread = transport.get_write_buffer_size() + sum(map(len, self._output))
+        for question in questions:
+            # Counted one by one: a few bytes of questions can ask for megabytes.
+            if unread <= config.OUTPUT_BYTES_MAX:
+                self._output.append(self._answered(question))
+                unread += len(self._output[-1])
+        output, self._output = self._output, []
+        if not output:
+            return
+        if unread > config.OUTPUT_BYTES_MAX:
+            _log.warning("cutting off %s: it left %d bytes unread", self._client(), unread)
+            self.cut()
+            return
+        data = output[0] if len(output) == 1 else b"".join(output)
+        transport.write(data)
+
+
+_HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
+    Acquire: Connection._acquire,
+    Release: Connection._release,
+    Keep: Connection._keep,
+    Resume: Connection._resume,
+    CreateLimit: Connection._change,
+    UpdateLimit: Connection._change,
+    DeleteLimit: Connection._change,
+    ReadLimit: Connection._ask,
+    ListLimits: Connection._ask,
+    ListTickets: Connection._ask,
+    Status: Connection._ask,
+}

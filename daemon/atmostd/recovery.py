@@ -1,0 +1,225 @@
+"""What the journal says becomes what is true, and what is true becomes a checkpoint.
+
+Rule 1: replaying decides nothing: it repeats what was decided, through the same functions of the
+rules. Only then is looked at who may go now.
+Rule 2: a holder stays on the books while its process lives, whether or not it has come back.
+Rule 3: of settings, the state folder has the last word: they were written there first. Of holders,
+waiters and levels the journal has it. A limit that only the journal knows is one that a request has
+made; any other was deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from atmostd.actor import Actor
+from atmostd.limit import hold_again, leave, take
+from atmostd.records import (
+    AnyRecord,
+    Arrived,
+    Counted,
+    Gone,
+    LimitDeleted,
+    LimitIs,
+    Record,
+    SessionBegan,
+    SessionEnded,
+    Stands,
+    Went,
+)
+from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of, unguarded_in
+from atmostd.session import Session, Sessions
+from atmostd.ticket import State, Tick, Ticket
+
+
+def replay(recorded: Iterable[AnyRecord], registry: Registry, sessions: Sessions) -> None:
+    """Make true what was recorded, in an empty registry."""
+    Recovery(registry, sessions).replay(recorded)
+
+
+def go_on(registry: Registry) -> None:
+    """Whoever may go now goes, and whose time is up is told: once settings and holders are known."""
+    for actor in registry.actors.values():
+        if actor.limit.line:
+            actor.post(Tick())
+
+
+def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
+    """All that is true now. Replayed, it gives the same."""
+    yield Counted(registry.arrivals, registry.next_token)
+    for actor in registry.actors.values():
+        yield limit_is(actor)
+    tickets: list[tuple[Ticket, Session]] = []
+    for session in sessions:
+        if session.tickets:
+            session.record()
+            yield session.began
+            tickets += [(ticket, session) for ticket in session.tickets.values()]
+    tickets.sort(key=lambda entry: entry[0].number)
+    for ticket, session in tickets:
+        yield from _ticket_is(ticket, session)
+
+
+def _ticket_is(ticket: Ticket, session: Session) -> Iterator[Record]:
+    request = request_of(ticket)
+    yield Arrived(
+        number=ticket.number,
+        serial=session.began.serial,
+        request=request.number,
+        hold={part.limit.name: part.hold for part in ticket.parts if part.hold},
+        spend={part.limit.name: part.spend for part in ticket.parts if part.spend},
+        asked_at=ticket.asked_at,
+        deadline=ticket.deadline,
+        strict=ticket.strict,
+        inside=[outer.number for outer in ticket.inside],
+        by_process=request.by_process,
+    )
+    if request.token:
+        taken = [part.limit.name for part in ticket.parts if part.taken and not part.limit.deleted]
+        yield Stands(ticket.number, request.token, ticket.granted_at, taken, request.unguarded)
+
+
+class Recovery:
+    """The records, one after another."""
+
+    def __init__(self, registry: Registry, sessions: Sessions) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._clients: dict[int, Session | None] = {}  # by serial; None: its process has died
+        self._tickets: dict[int, Ticket] = {}  # by number
+
+    def replay(self, recorded: Iterable[AnyRecord]) -> None:
+        for record in recorded:
+            self._take(record)
+        for ticket in list(self._tickets.values()):
+            if request_of(ticket).asker is _NOBODY:
+                leave(ticket)
+        self._sessions.end_idle(list(self._sessions))
+
+    def _take(self, record: AnyRecord) -> None:
+        match record:
+            case SessionBegan(serial=serial):
+                self._clients[serial] = self._sessions.again(record)
+            case SessionEnded(serial=serial):
+                session = self._clients.pop(serial, None)
+                if session is not None:
+                    session.tickets.clear()  # they are Gone, in this very turn
+                    self._sessions.end_idle([session])
+            case LimitIs():
+                self._limit_is(record)
+            case LimitDeleted(name=name):
+                if name in self._registry.actors:
+                    self._registry.actors[name].limit.deleted = True
+                    self._registry.forget(name)
+            case Arrived():
+                self._arrived(record)
+            case Went(number=number, token=token, at=at):
+                self._went(number, token, at)
+            case Stands():
+                self._stands(record)
+            case Gone(number=number):
+                self._gone(number)
+            case Counted(arrivals=arrivals, next_token=next_token):
+                self._counted(arrivals, next_token)
+
+    def _limit_is(self, record: LimitIs) -> None:
+        actor = self._registry.actors.get(record.name)
+        if actor is None:
+            actor = self._registry.make(
+                record.name,
+                record.limit,
+                record.slot_decay_per_second,
+                record.active,
+                record.implicit,
+            )
+        actor.implicit = record.implicit
+        actor.limit.put_back(
+            record.limit,
+            record.active,
+            record.slot_decay_per_second,
+            int(record.spent_units),
+            record.settled_at,
+            record.passers,
+        )
+
+    def _arrived(self, record: Arrived) -> None:
+        session = self._clients.get(record.serial)
+        names = sorted(record.hold.keys() | record.spend.keys())
+        homes = [self._home(name) for name in names]
+        ticket = ticket_of(
+            record.number,
+            record.hold,
+            record.spend,
+            homes,
+            record.asked_at,
+            record.deadline,
+            record.strict,
+            tuple(self._tickets[n] for n in record.inside if n in self._tickets),
+            Request(session or _NOBODY, record.request, homes[0], record.by_process),
+        )
+        ticket.state = State.WAITING
+        ticket.missing = 0
+        for home in homes:
+            home.limit.stand_again(ticket)
+        self._tickets[record.number] = ticket
+        if session is not None:
+            session.tickets[record.request] = ticket
+        self._counted(record.number, 0)
+
+    def _home(self, name: str) -> Actor:
+        return self._registry.actors.get(name) or self._registry.ghost(name)
+
+    def _went(self, number: int, token: int, at: int) -> None:
+        ticket = self._tickets[number]
+        request = request_of(ticket)
+        request.token = token
+        request.unguarded = unguarded_in(ticket)
+        take(ticket, at)
+        self._granted(ticket)
+        self._counted(0, token + 1)
+
+    def _stands(self, record: Stands) -> None:
+        ticket = self._tickets[record.number]
+        request = request_of(ticket)
+        request.token = record.token
+        request.unguarded = record.unguarded
+        hold_again(ticket, record.taken, record.at)
+        self._granted(ticket)
+
+    def _granted(self, ticket: Ticket) -> None:
+        request = request_of(ticket)
+        if ticket.state is State.ENDED and isinstance(request.asker, Session):
+            request.asker.keep_outcome(request.number)
+
+    def _gone(self, number: int) -> None:
+        ticket = self._tickets.pop(number, None)
+        if ticket is not None:
+            leave(ticket)
+            request = request_of(ticket)
+            if isinstance(request.asker, Session):
+                request.asker.drop(request.number)
+
+    def _counted(self, arrivals: int, next_token: int) -> None:
+        registry = self._registry
+        registry.arrivals = max(registry.arrivals, arrivals)
+        registry.next_token = max(registry.next_token, next_token)
+
+
+class _Nobody:
+    """The asker of tickets whose process has died."""
+
+    pid = 0
+    user = ""
+    command = ""
+
+    def record(self) -> int:
+        return 0
+
+    def granted(self, ticket: Ticket) -> None: ...
+
+    def refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None: ...
+
+    def timed_out(self, ticket: Ticket, places: dict[str, int]) -> None: ...
+
+
+_NOBODY = _Nobody()
