@@ -48,10 +48,10 @@ ROUNDS_OF_A_FORK = 4
 KINDS = ["threads", "tasks", "threads", "forks", "tasks", "run"]  # of worker 0, 1, 2 ... and again
 WORKERS = 12
 
-INSIDE_SECONDS = (0.002, 0.03)
+INSIDE_SECONDS = (0.001, 0.012)
 LONG_INSIDE_SECONDS = (0.2, 0.6)  # to be inside still when the next daemon lets others in
-LONG_SHARE = 0.15
-OUTSIDE_SECONDS = (0.0, 0.02)
+LONG_SHARE = 0.05
+OUTSIDE_SECONDS = (0.0, 0.015)
 WAIT_SECONDS = (0.0, 0.08)  # the time-out of those that have one
 TIMEOUT_SHARE = 0.15
 RETRY_SECONDS = 0.02  # when no daemon answers

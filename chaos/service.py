@@ -63,6 +63,48 @@ def _return(start: int, life: list[Event], entered: list[int]) -> Return:
     return Return(None if dies is None else dies - start, answers, after(entered))
 
 
+def longest_idle(events: Iterable[Event], all_of_them: list[Stay], name: str) -> int | None:
+    """How long at most nobody was let into this limit after a start, though someone waited since
+    before it: from the start, or from when the last one left that was inside all the time."""
+    events = list(events)
+    end = next((event.at for event in events if of_everybody(event)), 1 << 63)
+    life = [e for e in events if e.what in ("started", "dies") and e.at < end]
+    stops = select(events, "stopped", "continued", "killed")
+    idle = []
+    for start, dies in pairwise([*life, Event(end, "dies", 0, ())]):
+        if start.what == "started":
+            idle.append(
+                _idle(start.at, dies.at, [s for s in all_of_them if name in s.slots], stops)
+            )
+    return max((one for one in idle if one is not None), default=None)
+
+
+def _idle(start: int, until: int, users: list[Stay], stops: list[Event]) -> int | None:
+    """None: nobody waited, or one that was stopped may have been let in and not known it."""
+    waited = [
+        stay
+        for stay in users
+        if stay.asked < start
+        and (stay.entered is None or stay.entered > start)
+        and (stay.ended is None or stay.ended > start)
+    ]
+    entered = [s.entered for s in waited if s.entered is not None and s.entered < until]
+    stay_on = any(s.ended is None or s.ended > until for s in waited)
+    if not entered and (not stay_on or until == 1 << 63):
+        return None
+    first = min(entered, default=until)
+    stopped: dict[str, bool] = {}
+    for event in stops:
+        if event.at <= start:
+            stopped[event.fields[0]] = event.what == "stopped"
+        elif event.at < first and event.what != "killed":
+            return None
+    if any(stopped.values()):
+        return None
+    left = [s.ended for s in users if s.entered is not None and s.entered < start and s.ended]
+    return first - max([start, *(at for at in left if start < at < first)])
+
+
 def too_slow(back: Return, within: int) -> bool:
     """Whether it was proven that service did not go on in time."""
     if back.lived is not None and back.lived <= within:

@@ -12,8 +12,15 @@ from typing import NamedTuple
 from chaos import plan
 from chaos.admission import TooMany, over_admissions, over_spent
 from chaos.log import Event, select
-from chaos.order import order, tokens_out_of_order
-from chaos.service import dead_in_the_books, held_through, of_everybody, returns, too_slow
+from chaos.order import order, seen_waiting, tokens_out_of_order
+from chaos.service import (
+    dead_in_the_books,
+    held_through,
+    longest_idle,
+    of_everybody,
+    returns,
+    too_slow,
+)
 from chaos.settings import Settings, lost
 from chaos.stays import Stay, stays
 
@@ -61,6 +68,7 @@ def verdict(events: list[Event], within_seconds: float) -> Verdict:
             f"{b}'s is not above {a}'s" for a, b in tokens_out_of_order(all_of_them)
         ],
         "grants lost": [f"{stay.request} was told so" for stay in all_of_them if stay.lost],
+        "turned away": _turned_away(events, all_of_them),
         "never served": _never_served(events, all_of_them),
         "unexpected errors": _unexpected(events, all_of_them),
         "service not back": [
@@ -87,6 +95,10 @@ def verdict(events: list[Event], within_seconds: float) -> Verdict:
         "no daemon answered": _errors(all_of_them)[NO_DAEMON],
         "first answer at most": _slowest([one.answered for one in back]),
         "first grant at most": _slowest([one.granted for one in back]),
+        **{
+            f"{name} idle at most": _slowest([longest_idle(events, all_of_them, name)])
+            for name in plan.FIXED
+        },
     }
     return Verdict(figures, kinds)
 
@@ -129,6 +141,16 @@ def _never_served(events: list[Event], all_of_them: list[Stay]) -> list[str]:
         f"{stay.request} waits for {stay.slots}"
         for stay in waiting
         if stay.ended is None or stay.killed
+    ]
+
+
+def _turned_away(events: list[Event], all_of_them: list[Stay]) -> list[str]:
+    """Those that stood in line and were told that there is no daemon: it came back, they lived."""
+    seen = seen_waiting(events, all_of_them)
+    return [
+        f"{stay.request} stood in line for {stay.slots} and was told {NO_DAEMON}"
+        for stay in all_of_them
+        if stay.error == NO_DAEMON and stay.request in seen
     ]
 
 
