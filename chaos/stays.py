@@ -64,5 +64,6 @@ def _ended(stay: Stay, killed: dict[int, int]) -> Stay:
     if at is None or (stay.ended is not None and stay.ended <= at) or stay.asked > at:
         return stay  # asked after it: the number is another process's by now
     # What it wrote between the stamp and the signal is not needed: it was killed, that is enough.
-    entered = stay.entered if stay.entered is not None and stay.entered < at else None
-    return stay._replace(entered=entered, ended=at, killed=True)
+    if stay.entered is not None and stay.entered >= at:
+        stay = stay._replace(entered=None, token=0)
+    return stay._replace(ended=at, killed=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from chaos import run
 from tests.support import wait_until
@@ -39,3 +36,19 @@ def test_clients_are_killed_and_stopped(tmp_path: Path) -> None:
     assert found["figures"]["clients killed"] > 0
     assert found["figures"]["clients stopped"] > 0
     assert left_over(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--cycles", "1000", "--spare-daemon"],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "cycle" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode == run.EXIT_INTERRUPTED
+    assert "are gone" in said
+    wait_until(lambda: left_over(tmp_path) == [], "nothing is left")

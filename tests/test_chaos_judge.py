@@ -12,7 +12,14 @@ from chaos import plan
 from chaos.admission import TooMany, over_admissions, over_spent
 from chaos.log import Event, Log, pids, read
 from chaos.order import order, seen_waiting, tokens_out_of_order
-from chaos.service import EVERYBODY, dead_in_the_books, held_through, returns, too_slow
+from chaos.service import (
+    EVERYBODY,
+    dead_in_the_books,
+    held_through,
+    longest_idle,
+    returns,
+    too_slow,
+)
 from chaos.settings import Settings, lost
 from chaos.stays import Stay, stays
 from chaos.verdict import text, verdict
@@ -104,6 +111,7 @@ def test_the_killed_are_inside_until_just_before(
     events.append(event(killed_at, "killed", "worker", [1, 77]))
     (found,) = stays(sorted(events, key=lambda one: one.at))
     assert (found.entered, found.ended, found.killed) == (entered, ended, killed)
+    assert bool(found.token) == (entered is not None)
 
 
 def test_a_process_that_got_a_dead_ones_number_lives() -> None:
@@ -380,6 +388,32 @@ def test_who_held_through_a_restart_is_counted() -> None:
     assert held_through(LIFE, jobs) == 1
 
 
+@pytest.mark.parametrize(
+    ("holder_left", "more", "idle"),
+    [
+        (105, [], 190),  # from the start
+        (150, [], 150),  # from when there was room
+        (105, [event(120 * MS, "dies", "SIGKILL")], 10),  # to its end, at least
+        (105, [event(1, "stopped", "w")], None),  # the line may have waited for that one
+        (105, [event(1, "stopped", "w"), event(2, "killed", "w", [])], 190),
+        (105, [event(200 * MS, "continued", "w")], None),
+    ],
+)
+def test_how_long_a_line_stood_still_after_a_start(
+    holder_left: int, more: list[Event], idle: int | None
+) -> None:
+    jobs = [
+        stay("holds", 0, 50 * MS, holder_left * MS),
+        stay("waits", 60 * MS, 300 * MS, 310 * MS),
+        stay("new", 115 * MS, 290 * MS, 295 * MS),
+        stay("elsewhere", 0, 120 * MS, hold={"three": 1}),
+    ]
+    events = sorted([*LIFE, *more], key=lambda one: one.at)
+    found = longest_idle(events, jobs, "one")
+    assert found == (None if idle is None else idle * MS)
+    assert longest_idle(events, jobs[:1], "one") is None
+
+
 # ---- The dead
 
 
@@ -498,6 +532,15 @@ def calls(count: int) -> list[Event]:
             [asked(20 * MS, "x", pid=3), event(21 * MS, "failed", "x", "DaemonUnavailable", pid=3)],
             "unexpected errors",
             "1 times DaemonUnavailable",
+        ),
+        (
+            [
+                asked(20 * MS, "x", pid=3),
+                listing(22 * MS, 3),
+                event(23 * MS, "failed", "x", "DaemonUnavailable", pid=3),
+            ],
+            "turned away",
+            "x stood in line for {'one': 1} and was told DaemonUnavailable",
         ),
         ([event(21 * MS, "broken", "tasks-1 ended")], "unexpected errors", "tasks-1 ended"),
         (
