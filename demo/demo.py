@@ -40,6 +40,8 @@ class Plan(NamedTuple):
     burst: int = 5
     per_second: float = 20.0
     kills: int = 3
+    restarts: int = 2
+    restarted_jobs_each: int = 3
     look_seconds: float = 0.8  # to see what there is before the next thing happens
 
 
@@ -50,12 +52,14 @@ QUICK = Plan(
     callers=3,
     calling_seconds=0.8,
     kills=1,
+    restarts=1,
+    restarted_jobs_each=2,
     look_seconds=0.1,
 )
 
 
 class Demo:
-    """Three acts on one stage."""
+    """Four acts on one stage."""
 
     def __init__(self, plan: Plan, stage: Stage, screen: Screen) -> None:
         self._plan = plan
@@ -68,41 +72,79 @@ class Demo:
         self._stage.client.create_limit(JOBS_LIMIT, self._plan.limit)
         self._stage.client.create_limit(CALLS_LIMIT, self._plan.burst, self._plan.per_second)
         self._many_jobs()
+        self._killed_daemon()
         self._many_calls()
         self._sudden_death()
         everything = self._stage.stays()
         calls = [stay for stay in everything if stay.job.startswith("caller")]
         jobs = [stay for stay in everything if not stay.job.startswith("caller")]
         plan = self._plan
-        total = plan.workers * plan.jobs_each
         return verdict(
-            jobs, calls, Promised(plan.limit, total, plan.burst, plan.per_second, plan.kills)
+            jobs,
+            calls,
+            self._stage.absences,
+            Promised(
+                limit=plan.limit,
+                jobs=plan.workers * (plan.jobs_each + plan.restarted_jobs_each),
+                burst=plan.burst,
+                per_second=plan.per_second,
+                kills=plan.kills,
+                restarts=plan.restarts,
+            ),
         )
 
     # The acts
 
     def _many_jobs(self) -> None:
-        plan, stage = self._plan, self._stage
+        plan = self._plan
         total = plan.workers * plan.jobs_each
         self._title(
             f"1  {plan.workers} processes, {total} jobs, and a limit of {plan.limit}: "
             "the others stand in line."
         )
-        for number in range(1, plan.workers + 1):
+        self._start_workers("worker", plan.jobs_each)
+        self._stage.watch(
+            lambda: not self._stage.running(), lambda: self._show_jobs("worker", total)
+        )
+
+    def _killed_daemon(self) -> None:
+        plan, stage = self._plan, self._stage
+        total = plan.workers * plan.restarted_jobs_each
+        self._title(f"2  The same, {total} jobs. In the middle of it: kill -9 of the daemon.")
+        self._start_workers("again", plan.restarted_jobs_each)
+        for number in range(1, plan.restarts + 1):
+            self._wait_for_the_middle(total * number // (plan.restarts + 2), total)
+            stage.restart_daemon()
+        stage.watch(lambda: not stage.running(), lambda: self._show_jobs("again", total))
+
+    def _wait_for_the_middle(self, done: int, total: int) -> None:
+        """So many jobs are done, and others are inside."""
+        self._stage.watch(
+            lambda: self._done("again") >= done and len(self._inside()) == self._plan.limit,
+            lambda: self._show_jobs("again", total),
+        )
+
+    def _start_workers(self, name: str, jobs_each: int) -> None:
+        for number in range(1, self._plan.workers + 1):
             kind = "blocking" if number % 2 else "asyncio"
-            stage.work(kind, f"worker-{number}", plan.jobs_each, plan.job_seconds)
+            self._stage.work(kind, f"{name}-{number}", jobs_each, self._plan.job_seconds)
 
-        def show() -> None:
-            done = sum(job.ended is not None for job in stage.stays())
-            words = f"{done} of {total} jobs done"
-            self._show_line(words, done / total, plan.workers, plan.job_seconds * 1.3)
+    def _done(self, name: str) -> int:
+        stays = self._stage.stays()
+        return sum(job.job.startswith(name) and job.ended is not None for job in stays)
 
-        stage.watch(lambda: not stage.running(), show)
+    def _show_jobs(self, name: str, total: int) -> None:
+        done, plan = self._done(name), self._plan
+        killed = len(self._stage.absences)
+        words = f"{done} of {total} jobs done"
+        if name == "again":
+            words += f"; daemon killed: {killed}"
+        self._show_line(words, done / total, plan.workers, plan.job_seconds * 1.3)
 
     def _many_calls(self) -> None:
         plan, stage = self._plan, self._stage
         self._title(
-            f"2  {plan.callers} processes call an API as often as they may: "
+            f"3  {plan.callers} processes call an API as often as they may: "
             f"{plan.burst} at once, then {plan.per_second:g} a second."
         )
         callers = [
@@ -113,7 +155,7 @@ class Demo:
 
     def _sudden_death(self) -> None:
         plan, stage = self._plan, self._stage
-        self._title(f"3  {plan.limit} processes are inside and others wait. Now kill -9.")
+        self._title(f"4  {plan.limit} processes are inside and others wait. Now kill -9.")
         first = [self._endless(number) for number in range(plan.limit)]
         stage.watch(lambda: len(self._inside()) == plan.limit, self._show_deaths)
         for number in range(plan.kills):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 NANOSECONDS = 1_000_000_000  # in a second
+WAKE_NS_MAX = 50_000_000  # a job may have been let in, and run a little later
 ROUNDING = 1e-6  # of a call: what floating point may add to a count
 
 
@@ -48,6 +49,14 @@ class Reuse(NamedTuple):
     killed: str
     entered: str  # who had it next
     nanoseconds: int
+
+
+class Restart(NamedTuple):
+    """What the jobs noticed of a daemon that was killed."""
+
+    inside: int  # jobs that were, and that ended by themselves later
+    entered_without: int  # jobs that came in while there was no daemon
+    nanoseconds: int | None  # from the start of the next daemon until a job came in; None: none did
 
 
 class Rate(NamedTuple):
@@ -127,6 +136,27 @@ def reuses(jobs: list[Stay]) -> list[Reuse]:
         others = [job.ended for job in jobs if job is not lost and job.ended is not None]
         if not any(lost.ended <= ended <= _entered(nearest) for ended in others):
             found.append(Reuse(lost.job, nearest.job, _entered(nearest) - lost.ended))
+    return found
+
+
+def restarts(jobs: list[Stay], absences: list[tuple[int, int]]) -> list[Restart]:
+    """For each time without a daemon, from its death to the start of the next one."""
+    found = []
+    for died, started in absences:
+        entries = sorted(job.entered for job in jobs if job.entered is not None)
+        found.append(
+            Restart(
+                inside=sum(
+                    job.entered is not None
+                    and job.ended is not None
+                    and not job.killed
+                    and job.entered < died < job.ended
+                    for job in jobs
+                ),
+                entered_without=sum(died + WAKE_NS_MAX < entry < started for entry in entries),
+                nanoseconds=next((entry - started for entry in entries if entry >= started), None),
+            )
+        )
     return found
 
 

@@ -66,6 +66,7 @@ class Stage:
         self._log.touch()
         self._talk = self.folder / "stderr"  # of every process
         self._daemon: subprocess.Popen[bytes] | None = None
+        self.absences: list[tuple[int, int]] = []  # of a daemon: its death, the start of the next
         self.client = Client(self.socket)
 
     def __enter__(self) -> Stage:
@@ -144,6 +145,15 @@ class Stage:
         return stays(marks)
 
     # The daemon, and the end
+
+    def restart_daemon(self) -> None:
+        """kill -9, and start another one. The jobs are told nothing."""
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait()
+        died = time.monotonic_ns()
+        self.absences.append((died, time.monotonic_ns()))
+        self._start_daemon()
 
     def _start_daemon(self) -> None:
         folder = self.folder

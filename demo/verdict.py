@@ -12,6 +12,7 @@ from demo import judge
 from demo.judge import Stay
 
 RATE_SHARE_MIN = 0.75  # of the nominal rate: less is no hiccup of a busy machine
+BACK_MS_MAX = 5000.0  # for a daemon to start on a busy machine, and a job to end and let one in
 REUSE_MS_MAX = 1000.0  # as long as the shortest lease that anyone would dare to set
 
 
@@ -23,6 +24,7 @@ class Promised(NamedTuple):
     burst: int  # the other limit: calls at once,
     per_second: float  # and then so many a second
     kills: int
+    restarts: int  # of the daemon, while jobs are inside
 
 
 class Verdict(NamedTuple):
@@ -32,11 +34,14 @@ class Verdict(NamedTuple):
     violations: list[str]
 
 
-def verdict(jobs: list[Stay], calls: list[Stay], promised: Promised) -> Verdict:
+def verdict(
+    jobs: list[Stay], calls: list[Stay], absences: list[tuple[int, int]], promised: Promised
+) -> Verdict:
     """Judge everything that happened."""
     parts = [
         _at_once(jobs, promised),
         _order(jobs, promised),
+        _restarts(jobs, absences, promised),
         _rate(calls, promised),
         _reuse(jobs, promised),
     ]
@@ -79,6 +84,30 @@ def _order(jobs: list[Stay], promised: Promised) -> Part:
     if order.unclear:
         words += f" ({order.unclear} too close to tell)"
     return "order", words, violations
+
+
+def _restarts(jobs: list[Stay], absences: list[tuple[int, int]], promised: Promised) -> Part:
+    found = judge.restarts(jobs, absences)
+    violations = []
+    if len(found) != promised.restarts:
+        violations.append(f"the daemon was killed {len(found)} times, not {promised.restarts}")
+    if not all(restart.inside for restart in found):
+        violations.append("nobody was inside when the daemon was killed")
+    if any(restart.entered_without for restart in found):
+        violations.append("a job came in while there was no daemon")
+    back_ms = [r.nanoseconds / 1e6 for r in found if r.nanoseconds is not None]
+    if len(back_ms) < len(found):
+        violations.append("nobody came in after the daemon was started again")
+    if not back_ms:
+        return "daemon", "was not restarted", violations
+    if max(back_ms) > BACK_MS_MAX:
+        violations.append(f"nobody came in for {max(back_ms):.0f} ms after the daemon's start")
+    held = sum(restart.inside for restart in found)
+    words = (
+        f"killed {len(found)} times; {held} jobs inside noticed nothing; the next came in "
+        f"{max(back_ms):.0f} ms after its start"
+    )
+    return "daemon", words, violations
 
 
 def _rate(calls: list[Stay], promised: Promised) -> Part:

@@ -172,22 +172,50 @@ def test_no_guess_at_a_slot_that_may_be_anothers(others: list[Stay]) -> None:
     assert judge.reuses([stay("dies", 0, 10, killed=True), *others]) == []
 
 
+# ---- A daemon that was killed
+
+
+def test_what_the_jobs_noticed_of_a_dead_daemon() -> None:
+    jobs = [
+        stay("through", 0, 300 * MS),
+        stay("killed then", 0, 120 * MS, killed=True),
+        stay("before", 0, 90 * MS),
+        stay("next", 260 * MS, 400 * MS),
+    ]
+    absences = [(100 * MS, 250 * MS), (500 * MS, 600 * MS)]
+    assert judge.restarts(jobs, absences) == [
+        judge.Restart(1, 0, 10 * MS),
+        judge.Restart(0, 0, None),
+    ]
+
+
+def test_a_job_that_came_in_without_a_daemon_is_found() -> None:
+    jobs = [stay("through", 0, 300 * MS), stay("slipped in", 200 * MS, 300 * MS)]
+    assert judge.restarts(jobs, [(100 * MS, 250 * MS)])[0].entered_without == 1
+
+
 # ---- The verdict
 
-PROMISED = Promised(limit=1, jobs=2, burst=1, per_second=10.0, kills=1)
+PROMISED = Promised(limit=1, jobs=2, burst=1, per_second=10.0, kills=1, restarts=1)
 JOBS = [
     stay("one", 10 * MS, 20 * MS, asked=1),
     stay("dies", 20 * MS, 30 * MS, asked=2, in_line=3, killed=True),
     stay("two", 34 * MS, 40 * MS, asked=4, in_line=5),
 ]
 CALLS = calls(0, 100, 200, 300)
+ABSENCES = [(12 * MS, 13 * MS)]
 
 
 def test_all_is_well() -> None:
-    assert verdict(JOBS, CALLS, PROMISED) == Verdict(
+    assert verdict(JOBS, CALLS, ABSENCES, PROMISED) == Verdict(
         [
             ("at once", "1 inside at the most, of 1 allowed; 2 jobs ran to their end"),
             ("order", "kept: first come, first served in 1 pairs of jobs"),
+            (
+                "daemon",
+                "killed 1 times; 1 jobs inside noticed nothing; "
+                "the next came in 7 ms after its start",
+            ),
             ("rate", "10.0 calls a second of 10, never above 1 + 10 T (4 calls)"),
             ("kill -9", "slot in use again 4.0 ms after the kill"),
         ],
@@ -208,6 +236,13 @@ def test_all_is_well() -> None:
         (JOBS[:1], CALLS, "no two jobs stood in line so that their order could be judged"),
         (JOBS, [*CALLS, *CALLS[2:]], "6 calls where 1 + 10 T allowed 4.0"),
         (JOBS, calls(0, 200, 400), "5.0 calls a second; 10 are to be had"),
+        (JOBS[1:], CALLS, "nobody was inside when the daemon was killed"),
+        (JOBS[:1], CALLS, "nobody came in after the daemon was started again"),
+        (
+            [*JOBS[:1], stay("two", 6030 * MS, 6040 * MS)],
+            CALLS,
+            "nobody came in for 6017 ms after the daemon's start",
+        ),
         (JOBS[:2], CALLS, "1 were killed, and 0 slots used again"),
         (
             [*JOBS[:2], stay("two", 2030 * MS, 2040 * MS)],
@@ -218,7 +253,7 @@ def test_all_is_well() -> None:
     ],
 )
 def test_a_violation_is_named(jobs: list[Stay], calls: list[Stay], violation: str) -> None:
-    found = verdict(jobs, calls, PROMISED)
+    found = verdict(jobs, calls, ABSENCES, PROMISED)
     assert violation in found.violations
     stream = io.StringIO()
     assert demo.say_verdict(Screen(stream, {}), found) == 1
@@ -304,10 +339,13 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     said = done.stdout
     assert "\033" not in said
-    assert re.search(r"^   at once  3 inside at the most, of 3 allowed; 15 jobs ran", said, re.M)
+    assert re.search(r"^   at once  3 inside at the most, of 3 allowed; 25 jobs ran", said, re.M)
     assert re.search(r"^   order    kept: first come, first served in \d+ pairs", said, re.M)
     assert re.search(
         r"^   rate     \d+\.\d calls a second of 20, never above 5 \+ 20 T", said, re.M
+    )
+    assert re.search(
+        r"^   daemon   killed 1 times; [1-3] jobs inside noticed nothing; the ne", said, re.M
     )
     assert re.search(r"^   kill -9  slot in use again \d+\.\d ms after the kill", said, re.M)
     assert max(map(len, said.splitlines())) <= WIDTH

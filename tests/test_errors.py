@@ -17,6 +17,7 @@ from atmost.errors import (
     AcquireTimeout,
     AtmostError,
     DaemonUnavailable,
+    GrantLost,
     InvalidValue,
     LimitDeleted,
     LimitExists,
@@ -27,6 +28,8 @@ from atmost.errors import (
     ProtocolError,
     SlotDecayRequired,
     StateNotSaved,
+    StateUnavailable,
+    TooMany,
     WouldDeadlock,
     from_wire,
 )
@@ -47,6 +50,10 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
     (LimitExists("my db"), ["'my db'", "atmost update 'my db'"]),
     (LimitInactive(["my db", "b"]), ["'my db', 'b'", "strict=True", "atmost enable 'my db'"]),
     (LimitDeleted("my db"), ["'my db'", "atmost create 'my db' --limit N"]),
+    (
+        GrantLost(["my db", "b"], "its record was lost"),
+        ["'my db', 'b'", "its record was lost", "fencing tokens"],
+    ),
     (NeverFits("my db", 5, 3), ["5 slots", "'my db'", "3", "atmost update 'my db' --limit 5"]),
     (SlotDecayRequired("my db"), ["'my db'", "atmost update 'my db' --rate"]),
     (
@@ -63,6 +70,14 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
     ),
     (PermissionDenied("change them", 65534), ["uid 65534", "change them", "ask root"]),
     (StateNotSaved("/var/lib/a", "No space left"), ["/var/lib/a", "No space left", "try again"]),
+    (
+        StateUnavailable("/var/lib/a", "it was damaged"),
+        ["/var/lib/a", "it was damaged", "atmost recover"],
+    ),
+    (
+        TooMany("waiting requests at one limit", 9, "waiters_per_limit"),
+        ["waiting requests at one limit", "at most 9", "'waiters_per_limit'"],
+    ),
     (
         DaemonUnavailable("/x y/s", "given", "there is no such socket"),
         ["/x y/s", "(given)", "there is no such socket", "atmostd --socket '/x y/s'"],

@@ -48,6 +48,8 @@ CLIENT_ORDER = [
     "asyncio_connection",
     "sync_connection",
     "exchange",
+    "reconnecting",
+    "asked",
     "wire",
     "paths",
     "values",

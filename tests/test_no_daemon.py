@@ -19,8 +19,9 @@ import pytest
 
 import atmost.asyncio
 from atmost import sync, wire
+from atmost.asked import GRACE_SECONDS
 from atmost.errors import DaemonUnavailable, ProtocolError
-from atmost.exchange import GRACE_SECONDS, HELLO_SECONDS
+from atmost.exchange import HELLO_SECONDS
 from tests.callers import (
     SIDES,
     LoopThreads,

@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from atmost import wire
+from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.asyncio_connection import Connection
-from atmost.errors import DaemonUnavailable
-from atmost.exchange import Answer, Asked, Limit, asked_of_concurrency, asked_of_rate_limit
+from atmost.errors import GrantLost, LimitExists
+from atmost.exchange import RECONNECT_SECONDS, Answer, ExistsAlready
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
 __all__ = [
@@ -47,7 +48,16 @@ class Grant:
     unguarded: those of the limits that are inactive, where nothing is occupied.
     """
 
-    __slots__ = ("_connection", "_number", "names", "slots", "token", "unguarded", "waited_seconds")
+    __slots__ = (
+        "_connection",
+        "_lost",
+        "_number",
+        "names",
+        "slots",
+        "token",
+        "unguarded",
+        "waited_seconds",
+    )
 
     def __init__(self, asked: Asked, connection: Connection | None, granted: wire.Granted | None):
         self.names = tuple(asked.hold)
@@ -57,18 +67,27 @@ class Grant:
         self.unguarded = tuple(granted.unguarded) if granted else ()
         self._connection = connection
         self._number = granted.request if granted else 0
+        self._lost: GrantLost | None = None
 
     @property
     def tokens(self) -> dict[str, int]:
         """The fencing token for each limit."""
         return dict.fromkeys(self.names, self.token)
 
+    @property
+    def lost(self) -> GrantLost | None:
+        """Why the slots are no longer held, though nobody here released them; None as far as we know.
+        Leaving the block raises it."""
+        if self._lost is None and self._connection is not None:
+            self._lost = self._connection.lost_grant(self._number)
+        return self._lost
+
     def release(self) -> Awaitable[None]:
         """Give the slots back, at once; what it returns may be awaited or not. Twice is harmless; in
         a forked child it does nothing."""
         connection = self._connection
         if connection is not None:
-            connection.release(self._number)
+            self._lost = connection.release(self._number)
             self._connection = None
         return _DONE
 
@@ -82,6 +101,8 @@ class Grant:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+        if self._lost is not None and error is None:
+            raise self._lost
 
     async def __aenter__(self) -> Grant:
         return self
@@ -93,6 +114,8 @@ class Grant:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+        if self._lost is not None and error is None:
+            raise self._lost
 
 
 class Concurrency:
@@ -126,6 +149,8 @@ class Concurrency:
         if not grants:
             del self._entered[caller]
         _end(grant, caller)
+        if grant._lost is not None and error is None:
+            raise grant._lost
 
     def __call__(
         self, function: Callable[P, Coroutine[Any, Any, R]]
@@ -155,15 +180,19 @@ class Client:
     """A client of one daemon. The tasks of a loop share one connection, made at the first call.
 
     socket_path: where the daemon listens; None: $ATMOST_SOCKET, the system's, or the user's own.
+    reconnect_seconds: how long calls wait for a daemon that was there and is gone (a restart takes
+    less than one); it is reached again without any call of ours, and what is held stays held.
     """
 
     def __init__(
         self,
         socket_path: str | os.PathLike[str] | None = None,
         *,
+        reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
     ) -> None:
         self._socket_path = socket_path
+        self._reconnect_seconds = reconnect_seconds
         self._command = _command
         self._connection: Connection | None = None  # of the loop that was seen last
         self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
@@ -231,7 +260,15 @@ class Client:
     ) -> Limit:
         """See the function `create_limit`."""
         fields = (check_name(name), check_limit(limit), check_decay(slot_decay_per_second))
-        return await self._limit(wire.CreateLimit, *fields, check_active(active))
+        try:
+            return await self._limit(wire.CreateLimit, *fields, check_active(active))
+        except (
+            ExistsAlready
+        ):  # it was sent twice, because the connection was lost: did the first one?
+            found = await self.read_limit(name)
+            if (found.limit, found.slot_decay_per_second, found.active) != (*fields[1:], active):
+                raise LimitExists(name) from None
+            return found
 
     async def read_limit(self, name: str) -> Limit:
         """See the function `read_limit`."""
@@ -319,28 +356,18 @@ class Client:
     async def _acquire(self, asked: Asked, caller: object, block: bool = False) -> Grant:
         if asked.nothing:
             return Grant(asked, None, None)
-        began = time.monotonic()
         connection = self._connected()
-        if connection is not None:
-            try:
-                return await _granted(connection, asked, caller, block)
-            except DaemonUnavailable:
-                if connection.closed or not connection.lost:
-                    raise
-            # The daemon went away since the last call: its successor is asked, for the time left.
-        connection = await self._connect()
-        asked = asked.after(time.monotonic() - began)
+        if connection is None:
+            began = time.monotonic()
+            connection = await self._connect()
+            asked = asked.after(time.monotonic() - began)
         return await _granted(connection, asked, caller, block)
 
     async def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         connection = self._connected()
-        if connection is not None:
-            try:
-                return await connection.ask(kind, *fields)
-            except DaemonUnavailable:
-                if connection.closed or not connection.lost:
-                    raise
-        return await (await self._connect()).ask(kind, *fields)
+        if connection is None:
+            connection = await self._connect()
+        return await connection.ask(kind, *fields)
 
     async def _limit(self, kind: type[wire.Message], *fields: Any) -> Limit:
         answer = await self._ask(kind, *fields)
@@ -348,7 +375,7 @@ class Client:
         return Limit.of(answer.limit)
 
     def _connected(self) -> Connection | None:
-        """The connection of this loop, if there is one that lives."""
+        """The session of this loop, if there is one that is not over."""
         loop = asyncio.get_running_loop()
         connection = self._connection
         if connection is None or connection.loop is not loop:
@@ -361,7 +388,9 @@ class Client:
             connection = self._connected()
             if connection is None:
                 self._forget_closed_loops()
-                connection = await Connection.open(self._socket_path, self._command)
+                connection = await Connection.open(
+                    self._socket_path, self._command, self._reconnect_seconds
+                )
                 self._connection = self._connections[loop] = connection
             return connection
 

@@ -1,6 +1,10 @@
 """The asyncio client's connection: one session, shared by the tasks of one event loop.
 
 What the tasks send in one turn of the loop leaves in one write. The connection closes with its loop.
+
+When the connection is lost, timers of the loop try to connect again; then all that this session has is
+said (exchange.py), and who holds notices nothing. A session that ends meanwhile, by close or with its
+loop, leaves that to a helper thread (sync_connection.settle), which outlives the loop.
 """
 
 from __future__ import annotations
@@ -9,17 +13,18 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 import weakref
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
-from atmost import wire
-from atmost.errors import AtmostError
+from atmost import sync_connection, wire
+from atmost.asked import Asked
+from atmost.errors import AtmostError, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
     HELLO_SECONDS,
     Answer,
-    Asked,
     Exchange,
     may_try_next,
     none_answers,
@@ -28,32 +33,45 @@ from atmost.exchange import (
     why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
+from atmost.reconnecting import Reconnecting
 
 
 class Connection(asyncio.Protocol):
-    """One session with the daemon. Made by `open`; everything else is called in its loop."""
+    """One session with the daemon. Made by `open`; everything else is called in its loop.
 
-    def __init__(self, at: SocketPath, connected: socket.socket, command: list[str] | None) -> None:
+    Rule 1: it is the protocol of one transport at a time: the next one is made only when this one has
+    reported its end (connection_lost).
+    Rule 2: while the connection is lost and the daemon may think that we have what we let go of, or a
+    call waits, `_timer` or `_linking` is there.
+    """
+
+    def __init__(
+        self, exchange: Exchange, at: SocketPath, connected: socket.socket, seconds: float
+    ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.lost: AtmostError | None = None  # why there is no connection any more
-        self.closed = False  # by this process itself: its calls do not go on elsewhere
+        self.lost: AtmostError | None = None  # why this session is over
         self._at = at
         self._socket = connected
-        self._exchange = Exchange(command)
+        self._exchange = exchange
         self._calls: dict[int, asyncio.Future[Answer]] = {}  # by request
         self._output: list[bytes] = []  # of this turn of the loop
         self._transport: asyncio.Transport | None = None
+        self._connected = True  # what is sent may arrive; else it waits to be said again
+        self._away = Reconnecting(seconds)
+        self._timer: asyncio.TimerHandle | None = None  # the next try, or the end of the last one
+        self._linking: asyncio.Task[None] | None = None  # makes a transport of a new socket
         self._welcome: asyncio.Future[None] = self.loop.create_future()
         self._watch: AsyncGenerator[None, None] | None = None
         _connections.add(self)
 
     @classmethod
     async def open(
-        cls, given: str | os.PathLike[str] | None, command: list[str] | None
+        cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
     ) -> Connection:
-        """Connect and shake hands. Raises DaemonUnavailable or ProtocolError."""
-        connected, at = _connect(given)
-        connection = cls(at, connected, command)
+        """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
+        refuses with."""
+        connected, at = _connect(socket_paths(given))
+        connection = cls(Exchange(command), at, connected, seconds)
         try:
             await connection.loop.create_unix_connection(lambda: connection, sock=connected)
             await connection._shake_hands()
@@ -67,14 +85,19 @@ class Connection(asyncio.Protocol):
 
     async def acquire(self, asked: Asked, caller: object) -> wire.Granted:
         """Wait for slots."""
-        number, frame = self._exchange.acquire(asked, caller)
+        ends = None if asked.timeout_seconds is None else time.monotonic() + asked.timeout_seconds
+        self._check()
+        number = self._exchange.number()
+        frame = self._exchange.acquire(number, asked, caller, ends)
         granted = await self._wait(number, self._begin(number, frame), asked.patience)
         assert isinstance(granted, wire.Granted)
         return granted
 
     async def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         """Send a request of this kind and wait for its answer."""
-        number, frame = self._exchange.ask(kind, *fields)
+        self._check()
+        number = self._exchange.number()
+        frame = self._exchange.ask(number, kind, *fields)
         return await self._wait(number, self._begin(number, frame), ANSWER_SECONDS)
 
     def enter(self, caller: object, number: int) -> None:
@@ -85,19 +108,33 @@ class Connection(asyncio.Protocol):
         """The caller is no longer inside this grant's block."""
         self._exchange.leave(caller, number)
 
-    def release(self, number: int) -> None:
-        """Let go of what the request has. Needs no answer; without a connection nothing is held."""
+    def release(self, number: int) -> GrantLost | None:
+        """Let go of what the request has. Needs no answer. Returns why it had nothing any more."""
+        lost = self._exchange.lost_grants.get(number)
+        if lost is not None:
+            return lost
         if self.loop.is_closed():
             self.close("its event loop was closed")
         elif not self.lost:
             self._send(self._exchange.release(number))
+        return None
+
+    def lost_grant(self, number: int) -> GrantLost | None:
+        """Why this grant is no longer held, as far as the daemon has said by now."""
+        return self._exchange.lost_grants.get(number)
 
     def close(self, reason: str) -> None:
         """End the session."""
-        self.closed = True
+        if self.lost:
+            return
         if not self.loop.is_closed():
             self._flush()
+        if self._connected and _has_ended(self._socket):  # the loop has not looked yet
+            self._exchange.disconnected()
+        unsettled = self._exchange.unsettled and not self._exchange.welcomed
         self._lose(unavailable(self._at, reason))
+        if unsettled:
+            sync_connection.settle(self._exchange, self._at)
 
     def forget_in_child(self) -> None:
         """Close this process's copy of the socket; the parent's, and its loop, go on."""
@@ -107,13 +144,21 @@ class Connection(asyncio.Protocol):
     # Sending
 
     def _begin(self, number: int, frame: bytes) -> asyncio.Future[Answer]:
-        if self.lost:
-            raise self.lost
         call = self._calls[number] = self.loop.create_future()
+        if not self._connected:
+            if self._away.hurry(time.monotonic()):
+                self._stop_timer()
+            self._go_on()
         self._send(frame)
         return call
 
+    def _check(self) -> None:
+        if self.lost:
+            raise self.lost
+
     def _send(self, frame: bytes) -> None:
+        if not self._connected:
+            return  # all that counts is said again on the next connection
         if not self._output:
             self.loop.call_soon(self._flush)
         self._output.append(frame)
@@ -134,8 +179,8 @@ class Connection(asyncio.Protocol):
         except BaseException as error:
             self._give_up(number)
             if isinstance(error, TimeoutError):
-                reason = f"it is there, but gave no answer within {patience:g} s"
-                raise unavailable(self._at, reason) from None
+                assert patience is not None
+                raise unavailable(self._at, self._why_no_answer(patience)) from None
             raise
         finally:
             if timer is not None:
@@ -143,6 +188,11 @@ class Connection(asyncio.Protocol):
         if isinstance(answer, AtmostError):
             raise answer
         return answer
+
+    def _why_no_answer(self, patience: float) -> str:
+        if self._away.since is not None:
+            return self._away.not_back(patience)
+        return f"it is there, but gave no answer within {patience:g} s"
 
     def _give_up(self, number: int) -> None:
         """The caller does not wait any longer. A grant that is on its way is let go of too."""
@@ -176,27 +226,45 @@ class Connection(asyncio.Protocol):
         try:
             answers = self._exchange.receive(data)
         except AtmostError as error:
+            self._exchange.lose_all(str(error))
             self._lose(said_by(self._at, error))
             return
         for number, answer in answers:
             call = self._calls.pop(number, None)
             if call is not None and not call.done():
                 call.set_result(answer)
-        if self._exchange.welcomed and not self._welcome.done():
-            self._welcome.set_result(None)
+        if not self._welcome.done():
+            if self._exchange.welcomed:
+                self._welcome.set_result(None)
+            elif self._exchange.refusal is not None:
+                self._lose(self._exchange.refusal)
+        elif self._away.since is not None and self._exchange.welcomed:
+            self._away.back()
+            self._stop_timer()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
         if isinstance(error, OSError):
             reason = f"the connection broke: {why_not_connected(error)}"
         else:
             reason = "the daemon closed the connection"
-        self._lose(unavailable(self._at, reason))
+        if not self._welcome.done():  # there never was a session
+            self._lose(unavailable(self._at, reason))
+        elif not self.lost:
+            self._disconnect(reason)
+            self._fail_if_away_too_long()
+            self._go_on()
 
     def _lose(self, why: AtmostError) -> None:
         """The session is over: whoever waits is told, and nothing is held any more."""
         if self.lost:
             return
         self.lost = why
+        self._connected = False
+        if not self.loop.is_closed():
+            self._stop_timer()
+            if self._linking is not None:
+                self._linking.cancel()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # a forked child may have a copy of it
         if self._transport is not None and not self.loop.is_closed():
@@ -209,14 +277,97 @@ class Connection(asyncio.Protocol):
             self._welcome.set_exception(why)
             self._welcome.exception()  # retrieved: nobody may be waiting for it any more
 
+    # A connection that is lost
 
-def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, SocketPath]:
+    def _disconnect(self, why: str) -> None:
+        """Nothing can be sent, nor anything read."""
+        self._connected = False
+        self._output = []
+        self._stop_timer()
+        self._exchange.disconnected()
+        self._away.lost(time.monotonic(), why)
+
+    def _go_on(self) -> None:
+        """Rule 2."""
+        if self.lost or self._connected or self._timer is not None or self._linking is not None:
+            return
+        if self._calls or self._exchange.unsettled:
+            left = max(0.0, self._away.next - time.monotonic())
+            self._timer = self.loop.call_later(left, self._try)
+
+    def _try(self) -> None:
+        """Try once to connect. A Unix socket does at once or not at all."""
+        self._timer = None
+        self._away.trying(time.monotonic())
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connected.setblocking(False)
+            connected.connect(self._at.path)
+        except OSError as error:
+            connected.close()
+            self._away.failed(why_not_connected(error))
+            self._fail_if_away_too_long()
+            self._go_on()
+        else:
+            self._linking = self.loop.create_task(self._link(connected))
+
+    async def _link(self, connected: socket.socket) -> None:
+        """Give the new socket a transport, and say on it all that this session has."""
+        self._socket = connected
+        try:
+            await self.loop.create_unix_connection(lambda: self, sock=connected)
+        except BaseException as error:
+            connected.close()
+            if not isinstance(error, OSError):
+                raise
+            self._away.failed(why_not_connected(error))
+            self._fail_if_away_too_long()
+        else:
+            self._resume()
+        finally:
+            self._linking = None
+            if not self.loop.is_closed():
+                self._go_on()
+
+    def _resume(self) -> None:
+        if self._transport is None or self.lost:
+            return  # lost again, and connection_lost was called
+        now = time.monotonic()
+        self._connected = True
+        self._transport.write(self._exchange.resume(now))
+        left = self._away.welcome_by(now, HELLO_SECONDS) - now
+        self._timer = self.loop.call_later(left, self._not_welcome)
+
+    def _not_welcome(self) -> None:
+        self._timer = None
+        if self._transport is not None:
+            self._away.failed("it is there, but does not say welcome")
+            self._transport.abort()  # connection_lost does the rest
+
+    def _fail_if_away_too_long(self) -> None:
+        """Who waits is told, if the daemon does not come back in time. What is held is still held."""
+        if not self._away.gave_up(time.monotonic()):
+            return
+        why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
+        calls, self._calls = self._calls, {}
+        for number, call in calls.items():
+            self._exchange.release(number)
+            if not call.done():
+                call.set_result(why)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _connect(paths: list[SocketPath]) -> tuple[socket.socket, SocketPath]:
     """The first socket that answers, of those to be tried. Raises DaemonUnavailable.
 
     A Unix socket connects at once or not at all, so there is nothing to wait for.
     """
     tried = []
-    for at in socket_paths(given):
+    for at in paths:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
@@ -228,6 +379,16 @@ def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, Socke
             if not may_try_next(error):
                 break
     raise none_answers(tried)
+
+
+def _has_ended(connected: socket.socket) -> bool:
+    """Whether the other end has closed this connection, and all that it said before was read."""
+    try:
+        return not connected.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _impatient(call: asyncio.Future[Answer]) -> None:

@@ -5,8 +5,8 @@
     ├── LimitNotFound                          no limit of that name, and none may be made
     ├── LimitExists                            create, but the name is taken
     ├── LimitInactive                          strict, but the limit is not enforced
-    ├── GrantLost                              held, but the daemon could not keep it: others may be inside
     ├── LimitDeleted                           deleted while the request waited
+    ├── GrantLost                              held, but the daemon could not keep it: others may be inside
     ├── NeverFits                              asks for more slots than the limit has
     ├── SlotDecayRequired                      rate_limit on a limit whose slots never come back
     ├── AcquireTimeout      (TimeoutError)     still in the line when its time was up

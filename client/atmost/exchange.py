@@ -1,7 +1,13 @@
 """One client's side of the conversation, without any I/O: bytes in, bytes out.
 
-The shells in sync.py and asyncio.py move the bytes and wait; what is sent and what an answer means
-is decided here, once.
+The shells in sync_connection.py and asyncio_connection.py move the bytes and wait; what is sent and
+what an answer means is decided here, once.
+
+Rule 1: what this session waits for, holds and has asked is known here and nowhere else, so that after
+a lost connection all of it can be said again (PROTOCOL.md, `resume`).
+Rule 2: no clock: now is an argument, in seconds of time.monotonic().
+Rule 3: bytes may be received a second time, if an exception came as they were taken (Ctrl-C): each
+step leaves what the next try needs, or finds itself done.
 """
 
 from __future__ import annotations
@@ -11,102 +17,18 @@ import sys
 from collections.abc import Hashable
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from atmost import errors, paths, wire
-from atmost.errors import AtmostError, DaemonUnavailable, ProtocolError
+from atmost.asked import Asked
+from atmost.errors import AtmostError, DaemonUnavailable, GrantLost, LimitExists, ProtocolError
 from atmost.paths import SocketPath
-from atmost.values import Names, check_timeout, slots_by_name
 
 HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a millisecond
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
-GRACE_SECONDS = 2.0  # for a time-out's own answer, before the daemon counts as hung
-PATIENCE_SECONDS_MAX = (
-    86_400.0  # of a longer time-out the daemon tells alone: poll(2) counts to 24 days
-)
+RECONNECT_SECONDS = 30.0  # a restart takes well under a second; this is for a host under load
 RECEIVE_BYTES = 64 * 1024
-
-
-class Asked(Struct, frozen=True):
-    """What a call asks for, checked."""
-
-    hold: dict[str, int]
-    spend: dict[str, int]
-    timeout_seconds: float | None
-    strict: bool
-    by_process: bool = False
-
-    @property
-    def nothing(self) -> bool:
-        """No limit was named: the body runs, and no daemon is needed."""
-        return not self.hold and not self.spend
-
-    @property
-    def patience(self) -> float | None:
-        """Seconds before a daemon that gives no answer counts as hung; None: it may take for ever."""
-        timeout = self.timeout_seconds
-        if timeout is None or timeout > PATIENCE_SECONDS_MAX:
-            return None
-        return timeout + GRACE_SECONDS
-
-    def by_the_process(self) -> Asked:
-        """The same, held until the process ends, not the connection."""
-        return replace(self, by_process=True)
-
-    def after(self, seconds: float) -> Asked:
-        """The same, when so much of its time has passed."""
-        if self.timeout_seconds is None:
-            return self
-        return replace(self, timeout_seconds=max(0.0, self.timeout_seconds - seconds))
-
-
-def asked_of_concurrency(
-    names: Names,
-    occupy: int,
-    timeout_seconds: float | None,
-    rate_limit: Names,
-    strict: bool,
-) -> Asked:
-    """The arguments of `concurrency` and `acquire`. Raises InvalidValue."""
-    return Asked(
-        slots_by_name(names, occupy),
-        {} if rate_limit is None else slots_by_name(rate_limit, field="rate_limit"),
-        check_timeout(timeout_seconds),
-        bool(strict),
-    )
-
-
-def asked_of_rate_limit(
-    names: Names, occupy: int, timeout_seconds: float | None, strict: bool
-) -> Asked:
-    """The arguments of `rate_limit`. Raises InvalidValue."""
-    return Asked({}, slots_by_name(names, occupy), check_timeout(timeout_seconds), bool(strict))
-
-
-class Limit(Struct, frozen=True):
-    """A limit as it was when it was read (semantics.md 1).
-
-    name; limit: slots that can be occupied at the same time; slot_decay_per_second: how many of the
-    spent ones become free again; active: whether it is enforced; active_slots: occupied now, held +
-    spent, rounded up; held: slots held; spent: slots spent, with the fraction that is left; waiting:
-    requests in line; implicit: made by a request that named it, not by anyone's create.
-    """
-
-    name: str
-    limit: int
-    slot_decay_per_second: float
-    active: bool
-    active_slots: int
-    held: int
-    spent: float
-    waiting: int
-    implicit: bool
-
-    @classmethod
-    def of(cls, record: wire.LimitRecord) -> Limit:
-        return cls(*(getattr(record, field) for field in cls.__struct_fields__))
-
+SEEN_MAX = 1000  # told in one frame: at most 5 bytes each
 
 Answer = (
     wire.Granted
@@ -119,25 +41,46 @@ Answer = (
 )
 
 
+class ExistsAlready(LimitExists):
+    """The answer to a create that was sent a second time: the limit may be the one that it made."""
+
+
 class Exchange:
-    """Numbers requests, pairs answers with them, and knows who is inside which grant."""
+    """Numbers requests, pairs answers with them, and knows what this session has."""
 
     def __init__(self, command: list[str] | None = None) -> None:
         self._command = command
-        self._frames = wire.FrameReader()
-        self._last_request = 0
+        self._session = os.urandom(wire.SESSION_BYTES)  # names it across reconnects
+        self._frames = wire.FrameReader()  # of this connection
+        self._last_request = 0  # rises across reconnects
         self._inside: dict[Hashable, list[int]] = {}  # caller -> grants whose blocks it is in
-        self.welcomed = False
+        self._waiting: dict[int, tuple[wire.Acquire, float | None]] = {}  # and when its time is up
+        self._held: dict[int, tuple[wire.Acquire, int]] = {}  # and the token
+        self._questions: dict[int, tuple[wire.Message, bool]] = {}  # and whether it was repeated
+        self._seen: list[int] = []  # spent only, and granted: the daemon need not know them longer
+        self._acquired = False  # slots were asked for, ever: the daemon may know of some
+        self._resume = 0  # the number of the Resume that is not answered yet
+        self.unsettled = False  # the daemon may think that we have what we let go of
+        self.welcomed = False  # on this connection
+        self.refusal: AtmostError | None = (
+            None  # why the daemon closes this connection; not for good
+        )
+        self.lost_grants: dict[int, GrantLost] = {}  # by request
+
+    # What is sent
 
     def hello(self) -> bytes:
         """The first bytes of a connection."""
+        self._frames = wire.FrameReader()
+        self.welcomed = False
+        self.refusal = None
         command = self._command
         if command is None:
             command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
         return wire.encode(
             wire.Hello(
                 protocol=wire.PROTOCOL_VERSION,
-                session=os.urandom(wire.SESSION_BYTES),
+                session=self._session,
                 pid=os.getpid(),
                 command=wire.shorten_command(command),
                 user=_user(),
@@ -145,29 +88,43 @@ class Exchange:
             )
         )
 
-    def acquire(self, asked: Asked, caller: Hashable) -> tuple[int, bytes]:
-        """Ask for slots. Returns the request's number, and the bytes to send."""
+    def number(self) -> int:
+        """For a new request. Who has it can give the request up, however far that has come."""
         number = self._last_request = self._last_request + 1
-        return number, wire.encode(
-            wire.Acquire(
-                number,
-                asked.hold,
-                asked.spend,
-                asked.timeout_seconds,
-                asked.strict,
-                self._inside.get(caller, []) if self._inside else [],
-                asked.by_process,
-            )
-        )
+        return number
 
-    def ask(self, kind: type[wire.Message], *fields: Any) -> tuple[int, bytes]:
+    def acquire(self, number: int, asked: Asked, caller: Hashable, ends: float | None) -> bytes:
+        """Ask for slots. `ends`: when the request's own time is up."""
+        message = wire.Acquire(
+            number,
+            asked.hold,
+            asked.spend,
+            asked.timeout_seconds,
+            asked.strict,
+            self._inside.get(caller, []) if self._inside else [],
+            asked.by_process,
+            self._take_seen() if self._seen else [],
+        )
+        frame = wire.encode(message)
+        self._acquired = True
+        self._waiting[number] = message, ends
+        return frame
+
+    def ask(self, number: int, kind: type[wire.Message], *fields: Any) -> bytes:
         """Any other request: its fields after the number, in their order."""
-        number = self._last_request = self._last_request + 1
-        return number, wire.encode(kind(number, *fields))
+        message = kind(number, *fields)
+        frame = wire.encode(message)
+        self._questions[number] = message, False
+        return frame
 
     def release(self, number: int) -> bytes:
         """Let go of whatever the request has."""
+        self._waiting.pop(number, None)
+        self._held.pop(number, None)
+        self._questions.pop(number, None)
         return wire.encode(wire.Release(number))
+
+    # Who is inside what
 
     def enter(self, caller: Hashable, number: int) -> None:
         """The caller is inside this grant's block: it cannot wait for itself there."""
@@ -182,6 +139,8 @@ class Exchange:
             if not inside:
                 self._inside.pop(caller, None)
 
+    # What is received
+
     @property
     def unfinished(self) -> bytes:
         """What was received of a message that is not complete yet. Set back, bytes can be received
@@ -195,8 +154,7 @@ class Exchange:
     def receive(self, data: bytes | memoryview) -> list[tuple[int, Answer]]:
         """The answers that are complete with these bytes, each with its request's number.
 
-        Raises ProtocolError, or what else the daemon has closed the conversation with: it may be no
-        daemon of ours.
+        Raises ProtocolError: this conversation is over for good, and it may be no daemon of ours.
         """
         answers: list[tuple[int, Answer]] = []
         for body in self._frames.feed(data):
@@ -204,16 +162,109 @@ class Exchange:
                 message = wire.decode_daemon_message(body)
             except ValueError as error:
                 raise ProtocolError(f"the daemon sent what is no message: {error}") from error
-            if isinstance(message, wire.Welcome):
-                self.welcomed = True
+            if isinstance(message, wire.Granted):
+                self._granted(message)
+                answers.append((message.request, message))
+            elif isinstance(message, wire.Welcome):
+                self._welcome(message)
             elif not isinstance(message, wire.Failed):
+                self._questions.pop(message.request, None)
+                if message.request == self._resume:
+                    self._resume = 0
+                    self.unsettled = False
                 answers.append((message.request, message))
             else:
                 failure = errors.from_wire(message.code, message.message, message.fields)
-                if not message.request:
+                if message.request:
+                    answers.append((message.request, self._failed(message.request, failure)))
+                elif isinstance(failure, ProtocolError):
                     raise failure
-                answers.append((message.request, failure))
+                else:
+                    self.refusal = failure
         return answers
+
+    def _welcome(self, message: wire.Welcome) -> None:
+        if message.protocol != wire.PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"the daemon speaks protocol version {message.protocol}, this client "
+                f"{wire.PROTOCOL_VERSION}"
+            )
+        self.welcomed = True
+
+    def _granted(self, message: wire.Granted) -> None:
+        number = message.request
+        waiting = self._waiting.get(number)
+        if waiting is not None:  # else it was given up, and its release is on the way
+            if waiting[0].hold:
+                self._held[number] = waiting[0], message.token
+            else:
+                self._seen.append(number)
+            self._waiting.pop(number, None)  # last: rule 3
+
+    def _failed(self, number: int, failure: AtmostError) -> Answer:
+        if isinstance(failure, GrantLost) and number in self._held:
+            self.lost_grants[number] = failure
+            self._held.pop(number, None)
+        self._waiting.pop(number, None)
+        question, repeated = self._questions.pop(number, (None, False))
+        if repeated:
+            if isinstance(question, wire.DeleteLimit) and isinstance(failure, errors.LimitNotFound):
+                return wire.Done(number)  # by the first one
+            if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
+                return ExistsAlready(failure.name)
+        return failure
+
+    def _take_seen(self) -> list[int]:
+        seen, self._seen = self._seen[:SEEN_MAX], self._seen[SEEN_MAX:]
+        return seen
+
+    # After a lost connection
+
+    def disconnected(self) -> None:
+        """The connection is lost. Until the daemon has been told all that is left, it may think that
+        we have more: a release may not have reached it."""
+        self.welcomed = False
+        self._resume = 0
+        self.unsettled = self._acquired
+
+    def resume(self, now: float) -> bytes:
+        """The first bytes of the next connection: all that this session has, and asks."""
+        self._seen = []  # what is not named is forgotten there
+        frames = [self.hello()]
+        # Held ones first: a daemon that knows nothing of them must not give their slots away.
+        for number, (message, token) in self._held.items():
+            frames.append(wire.encode(wire.Keep(number, message.hold, token, message.by_process)))
+        for message, ends in self._waiting.values():
+            frames.append(wire.encode(_again(message, ends, now)))
+        for number, (question, _) in self._questions.items():
+            frames.append(wire.encode(question))
+            self._questions[number] = question, True
+        self._resume = self.number()
+        frames.append(wire.encode(wire.Resume(self._resume)))
+        return b"".join(frames)
+
+    def end(self) -> None:
+        """The session ends while there is no connection: nothing is to be kept but what belongs to
+        the process."""
+        self._waiting = {}
+        self._questions = {}
+        self._held = {
+            number: (message, token)
+            for number, (message, token) in self._held.items()
+            if message.by_process
+        }
+
+    def lose_all(self, reason: str) -> None:
+        """The session is over, and not by our will: nothing is held any more."""
+        for number, (message, _) in self._held.items():
+            self.lost_grants[number] = GrantLost(list(message.hold), reason)
+        self._held = {}
+
+
+def _again(message: wire.Acquire, ends: float | None, now: float) -> wire.Acquire:
+    """The same request on a new connection, with what is left of its time."""
+    left = None if ends is None else max(0.0, ends - now)
+    return replace(message, timeout_seconds=left, seen=[])
 
 
 def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:

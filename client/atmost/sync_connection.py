@@ -2,14 +2,23 @@
 
 There is no background thread. Of the threads that wait for an answer one reads for all (the leader);
 when it has its own answer, the next one leads. A thread that is alone pays no hand-over.
+
+When the connection is lost, the leader connects again and says all that this session has
+(exchange.py); who holds notices nothing. If nobody waits, a helper thread does it, which ends as soon
+as the daemon knows. So the loss has to be noticed, by a call, a release or the end of a block: the
+release that a daemon had not read yet when it was killed, of a process that never calls us again, is
+made good when that process ends. (A thread that always watches would make every fork the fork of a
+process with threads.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -18,13 +27,14 @@ from collections.abc import Callable
 from typing import Any
 
 from atmost import wire
-from atmost.errors import AtmostError
+from atmost.asked import PATIENCE_SECONDS_MAX, Asked
+from atmost.errors import AtmostError, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
     HELLO_SECONDS,
     RECEIVE_BYTES,
+    RECONNECT_SECONDS,
     Answer,
-    Asked,
     Exchange,
     may_try_next,
     none_answers,
@@ -33,6 +43,9 @@ from atmost.exchange import (
     why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
+from atmost.reconnecting import Reconnecting
+
+_HELPER = 0  # the helper thread's place among the calls; requests are numbered from 1
 
 
 class _Call:
@@ -58,26 +71,46 @@ class Connection:
     Rule 2: an exception may come at any place in a thread that waits (Ctrl-C, a signal handler, an
     async exception): its request is let go of, and another thread reads on and misses nothing.
     Rule 3: the socket is closed by whoever reads, if somebody does: its number could be another
-    file's by the time of the read.
+    file's by the time of the read. Only who reads connects again.
+    Rule 4: while the connection is lost and the daemon may think that we have what we let go of,
+    somebody tries to reach it: a thread that waits, or else the helper.
     """
 
-    def __init__(self, given: str | os.PathLike[str] | None, command: list[str] | None) -> None:
-        """Raises DaemonUnavailable or ProtocolError."""
+    def __init__(
+        self, exchange: Exchange, at: SocketPath, connected: socket.socket, seconds: float
+    ) -> None:
         self._lock = threading.Lock()
-        self._exchange = Exchange(command)
+        self._exchange = exchange
         self._calls: dict[int, _Call] = {}  # by request
         self._reading = False  # a thread reads for all
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._received: deque[int] = deque()  # bytes in the buffer that were not taken yet
-        self.lost: AtmostError | None = None  # why there is no connection any more
-        self.closed = False  # by this process itself: its calls do not go on elsewhere
-        self._socket, self._at = _connect(given)
+        self.lost: AtmostError | None = None  # why this session is over
+        self._at = at
+        self._socket = connected
+        self._unread = select.poll()  # of this socket
+        self._connected = True  # what is sent may arrive; else it waits to be said again
+        self._away = Reconnecting(seconds)
+        self._welcome_by = math.inf  # or the new connection counts as failed
+        self._pausing: threading.Lock | None = None  # held while the leader waits for the next try
+        self._ends_settled = False  # nobody uses it any more: it is over when the daemon knows all
         _connections.add(self)
+
+    @classmethod
+    def open(
+        cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
+    ) -> Connection:
+        """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
+        refuses with."""
+        connected, at = _connect(socket_paths(given))
+        connection = cls(Exchange(command), at, connected, seconds)
         try:
-            self._shake_hands()
+            connection._shake_hands()
         except BaseException:
-            self._socket.close()
+            connected.close()
             raise
+        connection._unread.register(connected, select.POLLIN)
+        return connection
 
     def __del__(self) -> None:
         """Neither a client nor a grant needs it any more."""
@@ -86,7 +119,10 @@ class Connection:
 
     def acquire(self, asked: Asked, caller: object) -> wire.Granted:
         """Wait for slots."""
-        granted: wire.Granted = self._call(asked.patience, self._exchange.acquire, asked, caller)
+        ends = None if asked.timeout_seconds is None else time.monotonic() + asked.timeout_seconds
+        granted: wire.Granted = self._call(
+            asked.patience, self._exchange.acquire, asked, caller, ends
+        )
         return granted
 
     def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
@@ -102,17 +138,30 @@ class Connection:
         """The caller is no longer inside this grant's block."""
         self._exchange.leave(caller, number)
 
-    def release(self, number: int) -> None:
-        """Let go of what the request has. Needs no answer; without a connection nothing is held."""
+    def release(self, number: int) -> GrantLost | None:
+        """Let go of what the request has. Needs no answer. Returns why it had nothing any more."""
         with self._lock:
-            if not self.lost:
-                self._send(self._exchange.release(number))
+            looks = not self._reading and not self.lost and bool(self._unread.poll(0))
+            if not looks:
+                return self._release(number)
+        self._look()
+        with self._lock:
+            return self._release(number)
+
+    def lost_grant(self, number: int) -> GrantLost | None:
+        """Why this grant is no longer held, as far as the daemon has said by now."""
+        self._look()
+        return self._exchange.lost_grants.get(number)
 
     def close(self, reason: str) -> None:
         """End the session."""
-        self.closed = True
+        self._look()
         with self._lock:
-            self._lose(unavailable(self._at, reason))
+            if not self.lost:
+                unsettled = self._exchange.unsettled and not self._exchange.welcomed
+                self._lose(unavailable(self._at, reason))
+                if unsettled:
+                    settle(self._exchange, self._at)
 
     def forget_in_child(self) -> None:
         """Close this process's copy of the socket; the parent's goes on."""
@@ -123,25 +172,35 @@ class Connection:
     # Sending
 
     def _send(self, frame: bytes) -> None:
-        try:
-            self._socket.sendall(frame)
-        except OSError as error:
-            self._lose(unavailable(self._at, _why_broken(error)))
+        """What cannot be sent is no loss: all that counts is said again on the next connection."""
+        if self._connected:
+            try:
+                self._socket.sendall(frame)
+            except OSError as error:
+                self._disconnect(_why_broken(error))
+
+    def _release(self, number: int) -> GrantLost | None:
+        lost = self._exchange.lost_grants.get(number)
+        if lost is None and not self.lost:
+            self._send(self._exchange.release(number))
+            self._settle_if_nobody_does()
+        return lost
 
     # Waiting
 
-    def _call(
-        self, patience: float | None, ask: Callable[..., tuple[int, bytes]], *arguments: Any
-    ) -> Any:
+    def _call(self, patience: float | None, ask: Callable[..., bytes], *arguments: Any) -> Any:
         """Send a request and wait for its answer; an exception leaves nothing of it behind."""
         call = _Call()
         try:
             with self._lock:
                 if self.lost:
                     raise self.lost
-                call.number, frame = ask(*arguments)
-                self._calls[call.number] = call
+                number = call.number = self._exchange.number()
+                frame = ask(number, *arguments)
+                self._calls[number] = call
                 self._send(frame)
+                if not self._connected and self._away.hurry(time.monotonic()):
+                    self._poke()
             self._wait(call, None if patience is None else time.monotonic() + patience)
             answer = call.answer
             if not isinstance(answer, AtmostError):
@@ -149,10 +208,15 @@ class Connection:
         except BaseException as error:
             self._give_up(call)
             if isinstance(error, _OutOfPatience):
-                reason = f"it is there, but gave no answer within {patience:g} s"
-                raise unavailable(self._at, reason) from None
+                assert patience is not None
+                raise unavailable(self._at, self._why_no_answer(patience)) from None
             raise
         raise answer
+
+    def _why_no_answer(self, patience: float) -> str:
+        if self._away.since is not None:
+            return self._away.not_back(patience)
+        return f"it is there, but gave no answer within {patience:g} s"
 
     def _wait(self, call: _Call, deadline: float | None) -> None:
         """Return when the call has its answer."""
@@ -179,20 +243,33 @@ class Connection:
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
-            gone = "the daemon closed the connection"
             if not self._received:
-                if deadline is not None:
+                if self._socket.fileno() < 0:
+                    self._reconnect(deadline)
+                    continue
+                if self._away.since is not None:
+                    if not self._await_welcome(deadline):
+                        continue
+                elif deadline is not None:
                     self._await_bytes(deadline)
-                try:
-                    # One call into C, so that no exception comes between the bytes and their count.
-                    self._received.extend(map(self._socket.recv_into, (self._buffer,)))
-                except OSError as error:
-                    gone = _why_broken(error)
-            with self._lock:
-                if self._received and self._received[0]:
-                    self._take(self._buffer[: self._received[0]])
-                else:
-                    self._lose(unavailable(self._at, gone))
+            self._read()
+
+    def _read(self) -> None:
+        """Take the bytes that have come, or wait for some."""
+        gone = "the daemon closed the connection"
+        if not self._received:
+            try:
+                # One call into C, so that no exception comes between the bytes and their count.
+                self._received.extend(map(self._socket.recv_into, (self._buffer,)))
+            except OSError as error:
+                gone = _why_broken(error)
+        with self._lock:
+            if self.lost:
+                return
+            if self._received and self._received[0]:
+                self._take(self._buffer[: self._received[0]])
+            else:
+                self._end_connection(gone)
 
     def _hand_over(self) -> None:
         """This thread does not read any more: another one has to, if any waits."""
@@ -204,11 +281,10 @@ class Connection:
                 self._fail_all()
             else:
                 self._promote()
+                self._settle_if_nobody_does()
 
     def _await_bytes(self, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if not poll.poll(_left(deadline) * 1000):
+        if not _readable(self._socket, _left(deadline)):
             raise _OutOfPatience
 
     def _give_up(self, call: _Call) -> None:
@@ -238,11 +314,26 @@ class Connection:
                 if not count:
                     raise unavailable(self._at, "the daemon closed the connection")
                 self._exchange.receive(self._buffer[:count])
+                if self._exchange.refusal is not None:
+                    raise self._exchange.refusal
         except AtmostError as error:
             raise said_by(self._at, error) from None
         except OSError as error:
             raise unavailable(self._at, why_not_connected(error)) from error
         self._socket.settimeout(None)
+
+    def _look(self) -> None:
+        """Take what the daemon has said by now, if no thread reads anyway."""
+        with self._lock:
+            if self._reading or self.lost or not (self._received or self._unread.poll(0)):
+                return
+            self._reading = True
+        try:
+            if self._received or self._socket.fileno() >= 0:
+                self._read()
+        finally:
+            self._reading = False
+            self._hand_over()
 
     def _take(self, data: memoryview) -> None:
         """Give these bytes to whom they answer. If an exception comes, they are taken again."""
@@ -253,7 +344,13 @@ class Connection:
                 if call is not None:
                     self._answer(call, answer)
                     del self._calls[number]
+            if self._away.since is not None and self._exchange.welcomed:
+                self._away.back()
+            if _HELPER in self._calls and not self._exchange.unsettled:
+                self._answer(self._calls[_HELPER], wire.Done(_HELPER))
+                del self._calls[_HELPER]
         except AtmostError as error:
+            self._exchange.lose_all(str(error))
             self._lose(said_by(self._at, error))
         except BaseException:
             self._exchange.unfinished = unfinished
@@ -274,6 +371,7 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
             if not self._reading:
                 self._socket.close()
+            self._poke()
         self._fail_all()
 
     def _fail_all(self) -> None:
@@ -282,11 +380,153 @@ class Connection:
             self._answer(call, self.lost)
         self._calls = {}
 
+    # A connection that is lost: called with the lock
 
-def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, SocketPath]:
+    def _disconnect(self, why: str) -> None:
+        """Nothing more can be sent. What has come can still be read."""
+        if self._connected:
+            self._connected = False
+            self._exchange.disconnected()
+            self._away.lost(time.monotonic(), why)
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+
+    def _end_connection(self, why: str) -> None:
+        """Nor can anything be read: who reads connects again."""
+        self._disconnect(why)
+        self._received.clear()
+        self._unread = select.poll()  # the number of the socket may soon be another file's
+        self._socket.close()
+        self._fail_if_away_too_long()
+
+    def _resume(self) -> None:
+        """Say all that this session has on the connection that was just made."""
+        if self.lost:
+            self._socket.close()
+            return
+        now = time.monotonic()
+        self._unread = select.poll()
+        self._unread.register(self._socket, select.POLLIN)
+        self._connected = True
+        self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
+        try:
+            # It may be more than the socket takes at once, and then the daemon has to read.
+            _limit_sending(self._socket, HELLO_SECONDS)
+            self._socket.sendall(self._exchange.resume(now))
+            _limit_sending(self._socket, 0.0)
+        except OSError as error:
+            self._disconnect(_why_broken(error))
+        except BaseException:
+            self._disconnect("interrupted")  # within a frame, maybe
+            raise
+
+    def _fail_if_away_too_long(self) -> None:
+        """Who waits is told, if the daemon does not come back in time. What is held is still held."""
+        if not self._away.gave_up(time.monotonic()):
+            return
+        why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
+        for number, call in list(self._calls.items()):
+            if number != _HELPER:
+                self._exchange.release(number)
+                self._answer(call, why)
+                del self._calls[number]
+
+    def _poke(self) -> None:
+        """The leader need not wait any longer before its next try."""
+        pausing, self._pausing = self._pausing, None
+        if pausing is not None:
+            pausing.release()
+
+    def _settle_if_nobody_does(self) -> None:
+        """Rule 4."""
+        if not self._exchange.unsettled or self._reading or self._calls:
+            return
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and so this process
+            threading.Thread(target=self._settle, name="atmost-reconnect", daemon=True).start()
+
+    # A connection that is lost: called by who reads, without the lock
+
+    def _reconnect(self, deadline: float | None) -> None:
+        """Try once to connect, or wait until it is time for that."""
+        pause = self._pause()
+        if pause is not None:
+            left = _left(self._away.next)
+            if deadline is not None and _left(deadline) < left:
+                if not pause.acquire(timeout=_left(deadline)):
+                    raise _OutOfPatience
+            else:
+                pause.acquire(timeout=left)
+            return
+        try:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.settimeout(HELLO_SECONDS)
+            self._socket.connect(self._at.path)
+            self._socket.settimeout(None)
+        except OSError as error:
+            self._socket.close()
+            with self._lock:
+                self._away.failed(_why(error))
+                self._fail_if_away_too_long()
+        except BaseException:
+            self._socket.close()
+            raise
+        else:
+            with self._lock:
+                self._resume()
+
+    def _pause(self) -> threading.Lock | None:
+        """What to sleep on before the next try; None: the try is now."""
+        with self._lock:
+            now = time.monotonic()
+            if self._away.next <= now:
+                self._away.trying(now)
+                return None
+            self._pausing = pause = threading.Lock()
+            pause.acquire()
+            return pause
+
+    def _await_welcome(self, deadline: float | None) -> bool:
+        """Whether something came. (What is left of the connection that was lost comes at once.)"""
+        until = self._welcome_by if deadline is None else min(deadline, self._welcome_by)
+        if _readable(self._socket, _left(until)):
+            return True
+        if deadline is not None and deadline <= self._welcome_by:
+            raise _OutOfPatience
+        with self._lock:
+            self._end_connection("it is there, but does not say welcome")
+        return False
+
+    def _settle(self) -> None:
+        """The helper thread: as one that waits until the daemon knows all that is left."""
+        call = _Call()
+        with self._lock:
+            if self.lost or not self._exchange.unsettled or self._calls:
+                return  # who waits does it
+            self._calls[_HELPER] = call
+        self._wait(call, None)
+        if self._ends_settled:
+            self.close("the session was ended")
+        self._hand_over()
+
+
+def settle(exchange: Exchange, at: SocketPath) -> None:
+    """In the background: have the daemon let go of what this session had, which ended without a
+    connection."""
+    exchange.end()
+    nowhere = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    nowhere.close()
+    connection = Connection(exchange, at, nowhere, RECONNECT_SECONDS)
+    connection._connected = False
+    connection._ends_settled = True
+    connection._away.lost(time.monotonic(), "")
+    with connection._lock:
+        connection._settle_if_nobody_does()
+
+
+def _connect(paths: list[SocketPath]) -> tuple[socket.socket, SocketPath]:
     """The first socket that answers, of those to be tried. Raises DaemonUnavailable."""
     tried = []
-    for at in socket_paths(given):
+    for at in paths:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(HELLO_SECONDS)
@@ -300,12 +540,31 @@ def _connect(given: str | os.PathLike[str] | None) -> tuple[socket.socket, Socke
     raise none_answers(tried)
 
 
+def _limit_sending(connected: socket.socket, seconds: float) -> None:
+    """How long a send may take; 0: any time. (settimeout would raise what a program's own signal
+    handler may raise.)"""
+    whole = int(seconds)
+    timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+
+def _readable(connected: socket.socket, seconds: float) -> bool:
+    """Whether there is something to read, be it the end, within that time."""
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    return bool(poll.poll(min(seconds, PATIENCE_SECONDS_MAX) * 1000))
+
+
 def _why_broken(error: OSError) -> str:
+    return f"the connection broke: {_why(error)}"
+
+
+def _why(error: OSError) -> str:
     """What the socket's own error means; any other goes on: a signal handler of the program has
     raised it."""
     if error.errno is None:
         raise error
-    return f"the connection broke: {why_not_connected(error)}"
+    return why_not_connected(error)
 
 
 def _left(deadline: float) -> float:

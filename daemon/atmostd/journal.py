@@ -45,6 +45,7 @@ class Journal:
         self._file = -1
         self._bytes = 0
         self._bytes_max = 0  # then it is replaced
+        self._begun = False  # before, what is noted will be in the first checkpoint
         self._lock: int | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._checkpoint: Callable[[], Iterable[Record]] = tuple
@@ -74,6 +75,7 @@ class Journal:
     def begin(self, checkpoint: Callable[[], Iterable[Record]]) -> None:
         """Write what is true now into a new file. `checkpoint` gives that, also later."""
         self._checkpoint = checkpoint
+        self._begun = True
         self._replace()
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ class Journal:
 
     def write(self) -> None:
         """Put this turn's records into the file. Called before any reply of the turn."""
-        if not self._noted:
+        if not self._noted or not self._begun:
             return
         noted, self._noted = self._noted, []
         if self.trouble:
