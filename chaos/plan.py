@@ -1,7 +1,7 @@
 """What is contended for, and how much of everything there is.
 
 Rule 1: `one` and `three` are never edited, so their judge knows the limit exactly; `edited` is the one
-whose limit changes under its holders, and `calls` the one that is spent.
+whose limit changes under its holders. What is spent is never edited either.
 Rule 2: nobody ever asks for more than a limit has at its lowest: every request fits some time.
 """
 
@@ -14,9 +14,11 @@ Slots = dict[str, int]
 FIXED: Slots = {"one": 1, "three": 3}
 EDITED = "edited"
 EDITED_LOWEST, EDITED_HIGHEST = 2, 5
-CALLS = "calls"
-CALLS_BURST, CALLS_PER_SECOND = 3, 40.0
-CONTENDED = [*FIXED, EDITED, CALLS]
+SPENT = {  # name: slots, slots that come back in a second
+    "calls": (3, 40.0),
+    "quota": (8, 5.0),  # so slow that after a restart a free burst could not be due anyhow
+}
+CONTENDED = [*FIXED, EDITED, *SPENT]
 SCRATCH = [f"scratch-{number}" for number in range(6)]  # made, changed and deleted, never used
 
 
@@ -39,7 +41,7 @@ SHAPES = [
     Shape({"one": 1, "three": 1}, {}),
     Shape({"three": 1}, {"calls": 1}),
     Shape({}, {"calls": 1}),
-    Shape({}, {"calls": 1}),
+    Shape({}, {"quota": 1}),
 ]
 
 THREADS = 3  # in a process that has threads, and tasks in one that has tasks

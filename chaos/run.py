@@ -75,7 +75,8 @@ class Chaos:
         for name, slots in plan.FIXED.items():
             self._editor.set(name, (slots, 0.0, True))
         self._editor.set(plan.EDITED, (plan.EDITED_HIGHEST, 0.0, True))
-        self._editor.set(plan.CALLS, (plan.CALLS_BURST, plan.CALLS_PER_SECOND, True))
+        for name, (slots, per_second) in plan.SPENT.items():
+            self._editor.set(name, (slots, per_second, True))
         for number in range(plan.WORKERS):
             self._add(plan.KINDS[number % len(plan.KINDS)])
         processes.wait_until(self._all_write, "every client to begin")

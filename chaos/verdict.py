@@ -58,8 +58,9 @@ def verdict(events: list[Event], within_seconds: float) -> Verdict:
             for one in too_many
         ],
         "over-spent": [
-            f"{one.slots} calls up to {one.request} where {one.allowed} were allowed"
-            for one in over_spent(plan.CALLS, all_of_them, plan.CALLS_BURST, plan.CALLS_PER_SECOND)
+            f"{one.slots} of {one.name} spent up to {one.request}, {one.allowed} allowed"
+            for name, (slots, per_second) in plan.SPENT.items()
+            for one in over_spent(name, all_of_them, slots, per_second)
         ],
         "leaked slots": _leaked(events),
         "configuration lost": wrong,

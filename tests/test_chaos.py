@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from chaos import run
 from tests.support import wait_until
@@ -27,15 +28,31 @@ def chaos(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_clients_are_killed_and_stopped(tmp_path: Path) -> None:
-    done = chaos(tmp_path, "--cycles", "25", "--seed", "ci", "--spare-daemon", "--json")
+def verdict(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Of a run in which everything was kept."""
+    done = chaos(folder, "--json", *arguments)
     found = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["kept"]
     assert not any(found["violations"].values())
     assert found["figures"]["clients killed"] > 0
     assert found["figures"]["clients stopped"] > 0
-    assert left_over(tmp_path) == []
+    assert left_over(folder) == []
+    figures: dict[str, Any] = found["figures"]
+    return figures
+
+
+def test_a_hundred_cycles_keep_everything(tmp_path: Path) -> None:
+    figures = verdict(tmp_path, "--cycles", "100", "--seed", "ci")
+    assert figures["daemon SIGKILL"] > 30
+    assert figures["daemon SIGTERM"] > 0
+    assert figures["held through a restart"] > 0
+    assert figures["... across a restart"] > 0
+
+
+def test_the_daemon_can_be_spared(tmp_path: Path) -> None:
+    figures = verdict(tmp_path, "--cycles", "10", "--seed", "ci", "--spare-daemon")
+    assert figures["daemon SIGKILL"] == figures["daemon SIGTERM"] == 0
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from chaos import plan
 from chaos.admission import TooMany, over_admissions, over_spent
 from chaos.log import Event, Log, pids, read
 from chaos.order import order, seen_waiting, tokens_out_of_order
@@ -477,7 +476,7 @@ def intruder(token: int, hold: dict[str, int], spend: dict[str, int], at_ms: int
 def calls(count: int) -> list[Event]:
     made = []
     for number in range(count):
-        made.append(event(20 * MS, "asked", f"c{number}", {}, {plan.CALLS: 1}, pid=4))
+        made.append(event(20 * MS, "asked", f"c{number}", {}, {"calls": 1}, pid=4))
         made.append(event(20 * MS + 1 + number, "entered", f"c{number}", 10 + number, pid=4))
     return made
 
@@ -491,7 +490,7 @@ def calls(count: int) -> list[Event]:
             "x came into one: 2 slots in use, 1 allowed",
         ),
         (intruder(0, {"one": 1}, {}, 7), "over-admissions", "x came into one"),
-        (calls(5), "over-spent", "4 calls up to c3 where 3 were allowed"),
+        (calls(5), "over-spent", "4 of calls spent up to c3, 3 allowed"),
         (
             [event(91 * MS, "leaked", "after a restart", 2)],
             "leaked slots",
