@@ -24,7 +24,7 @@ from typing import NamedTuple, TextIO
 HELP = """\
 usage: python3 dev.py COMMAND [ARGUMENTS]
 
-  demo           watch several processes share limits, and one of them die (about 15 s)
+  demo           watch several processes share limits, and one of them die (about 20 s)
   test [ARGS]    run the tests; ARGS go to pytest
   check          formatting, lint and types: ruff format --check, ruff check, mypy
   bench [ARGS]   measure speed against the physical floor

@@ -138,7 +138,7 @@ class Demo:
         killed = len(self._stage.absences)
         words = f"{done} of {total} jobs done"
         if name == "again":
-            words += f"; daemon killed: {killed}"
+            words += f"; kill -9: {killed}"
         self._show_line(words, done / total, plan.workers, plan.job_seconds * 1.3)
 
     def _many_calls(self) -> None:

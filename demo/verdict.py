@@ -104,8 +104,8 @@ def _restarts(jobs: list[Stay], absences: list[tuple[int, int]], promised: Promi
         violations.append(f"nobody came in for {max(back_ms):.0f} ms after the daemon's start")
     held = sum(restart.inside for restart in found)
     words = (
-        f"killed {len(found)} times; {held} jobs inside noticed nothing; the next came in "
-        f"{max(back_ms):.0f} ms after its start"
+        f"killed {len(found)} times; {held} inside noticed nothing; "
+        f"next one in after {max(back_ms):.0f} ms"
     )
     return "daemon", words, violations
 

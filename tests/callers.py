@@ -142,12 +142,14 @@ class TaskCaller(Caller):
 class Side:
     """One client under test. Its callers end with it."""
 
-    def __init__(self, name: str, socket_path: Path | None, loops: LoopThreads) -> None:
+    def __init__(
+        self, name: str, socket_path: Path | None, loops: LoopThreads, **options: Any
+    ) -> None:
         self.name = name
         self.client: Any
         self._loop = None if name == "sync" else loops.get(name)
         library = atmost.sync if self._loop is None else atmost.asyncio
-        self.client = library.Client(socket_path)
+        self.client = library.Client(socket_path, **options)
         self._callers: list[Caller] = []
 
     def caller(self) -> Caller:

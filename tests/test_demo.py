@@ -213,8 +213,7 @@ def test_all_is_well() -> None:
             ("order", "kept: first come, first served in 1 pairs of jobs"),
             (
                 "daemon",
-                "killed 1 times; 1 jobs inside noticed nothing; "
-                "the next came in 7 ms after its start",
+                "killed 1 times; 1 inside noticed nothing; next one in after 7 ms",
             ),
             ("rate", "10.0 calls a second of 10, never above 1 + 10 T (4 calls)"),
             ("kill -9", "slot in use again 4.0 ms after the kill"),
@@ -345,7 +344,7 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
         r"^   rate     \d+\.\d calls a second of 20, never above 5 \+ 20 T", said, re.M
     )
     assert re.search(
-        r"^   daemon   killed 1 times; [1-3] jobs inside noticed nothing; the ne", said, re.M
+        r"^   daemon   killed 1 times; [1-3] inside noticed nothing; next one in", said, re.M
     )
     assert re.search(r"^   kill -9  slot in use again \d+\.\d ms after the kill", said, re.M)
     assert max(map(len, said.splitlines())) <= WIDTH

@@ -44,8 +44,8 @@ def new_side(kind: str) -> Iterator[NewSide]:
     loops = LoopThreads()
     made: list[Side] = []
 
-    def make(path: Path | None, kind: str = kind) -> Side:
-        made.append(Side(kind, path, loops))
+    def make(path: Path | None, kind: str = kind, **options: Any) -> Side:
+        made.append(Side(kind, path, loops, **options))
         return made[-1]
 
     yield make
@@ -217,7 +217,8 @@ def test_time_spent_connecting_is_of_the_time_given(new_side: NewSide, tmp_path:
 
 @both
 def test_daemon_killed_while_many_wait(new_side: NewSide, daemon: RunningDaemon) -> None:
-    side = new_side(daemon.socket)
+    """And that does not come back in time."""
+    side = new_side(daemon.socket, reconnect_seconds=0.1)
     side.create_limit("db", 1)
     holder = side.caller()
     holder.enter("db")
@@ -226,34 +227,26 @@ def test_daemon_killed_while_many_wait(new_side: NewSide, daemon: RunningDaemon)
     with daemon.client() as client:
         wait_for_line(client, "db", 6)
     daemon.stop(signal.SIGKILL)
+    words = "the connection was lost and the daemon did not come back within 0.1 s"
     for ask in asking:
-        with pytest.raises(DaemonUnavailable, match=f"{daemon.socket}.*atmostd --socket"):
+        with pytest.raises(DaemonUnavailable, match=f"{daemon.socket}.*{words}.*atmostd --socket"):
             ask.result(PATIENCE_SECONDS)
-    holder.leave()  # says nothing: there is nothing left to give back
-
-
-@pytest.mark.parametrize(
-    ("kind", "number"),
-    [("sync", signal.SIGTERM), ("asyncio", signal.SIGTERM), ("uvloop", signal.SIGKILL)],
-)
-def test_daemon_restarted_between_calls(
-    new_side: NewSide, daemon: RunningDaemon, number: int
-) -> None:
-    side = new_side(daemon.socket)
-    side.create_limit("db", 1)
-    grant = side.acquire("db")
-    daemon.stop(number)
-    with pytest.raises(DaemonUnavailable):
+    with pytest.raises(DaemonUnavailable, match=words):
         side.status()
-    daemon.start()
-    assert side.status().pid == daemon.pid
-    caller = side.caller()
-    caller.do(grant.release)  # of a session that is over
-    caller.enter("db", timeout_seconds=0)
-    caller.leave()
-    daemon.stop(number)
-    daemon.start()
-    caller.enter("db", timeout_seconds=0)  # nothing was called meanwhile
+    holder.leave()  # notices nothing
+
+
+@both
+def test_own_patience_ends_before_the_daemon_is_back(
+    new_side: NewSide, daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atmost.asked.GRACE_SECONDS", 0.1)
+    side = new_side(daemon.socket, reconnect_seconds=PATIENCE_SECONDS)
+    side.create_limit("db", 1)
+    daemon.stop(signal.SIGKILL)
+    words = "the connection was lost and the daemon did not come back within 0.1 s"
+    with pytest.raises(DaemonUnavailable, match=words):
+        side.acquire("db", timeout_seconds=0)
 
 
 # ---- A daemon that hangs

@@ -1,337 +1,320 @@
-"""The daemon is killed or stopped, and started again: what it knew is true again.
-
-Seen by a client made from PROTOCOL.md alone, so that every step is said here.
-"""
+"""The daemon is restarted, gracefully or by SIGKILL, and both clients notice nothing but the time it
+takes: who holds goes on holding, who waits keeps its place."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import asyncio
+import functools
+import random
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+import atmost.asyncio as aio
+from atmost.errors import AcquireTimeout, AtmostError
 from atmost.sync import Client
-from tests.protocol_client import Failed
-from tests.returning_client import Returning
+from tests.callers import LOOPS, SIDES, LoopThreads, Side, run_on, wait_for_line, wait_until_free
+from tests.scripts import script
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
-ENDS = [signal.SIGKILL, signal.SIGTERM]
-pytestmark = pytest.mark.parametrize("end", ENDS, ids=["killed", "stopped"])
+both = pytest.mark.parametrize("kind", SIDES)
+ends = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stop", "kill"])
 
-Connect = Callable[[], Returning]
+NewSide = Callable[..., Side]
 
 
 @pytest.fixture
-def connect(daemon: RunningDaemon) -> Iterator[Connect]:
-    with contextlib.ExitStack() as stack:
+def new_side(kind: str, daemon: RunningDaemon) -> Iterator[NewSide]:
+    loops = LoopThreads()
+    made: list[Side] = []
 
-        def one() -> Returning:
-            client = Returning(str(daemon.socket))
-            stack.callback(client.close)
-            return client
+    def make(**options: object) -> Side:
+        made.append(Side(kind, daemon.socket, loops, **options))
+        return made[-1]
 
-        yield one
+    yield make
+    for one in made:
+        one.close()
+    loops.close()
+    wait_until(lambda: not helpers())
 
 
-def restart(daemon: RunningDaemon, end: signal.Signals) -> None:
-    daemon.stop(end)
+def helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "atmost-reconnect"]
+
+
+def restart(daemon: RunningDaemon, number: int) -> None:
+    daemon.stop(number)
     daemon.start()
 
 
-def read(daemon: RunningDaemon, name: str = "db") -> dict[str, Any]:
+def settled(connection: Any) -> bool:
+    """Whether the daemon knows all that this session has."""
+    return bool(connection._connected and not connection._exchange.unsettled)
+
+
+def held(daemon: RunningDaemon, name: str) -> int:
     with daemon.client() as client:
-        limit = client.read_limit(name)
-        return {field: getattr(limit, field) for field in limit.__struct_fields__}
+        return client.read_limit(name).held
 
 
-def line_of(daemon: RunningDaemon, name: str = "db") -> list[tuple[str, int]]:
+def wait_for_held(daemon: RunningDaemon, name: str, count: int) -> None:
+    wait_until(lambda: held(daemon, name) == count, f"{count} slots of {name} are held")
+
+
+@both
+@ends
+def test_a_block_notices_nothing(new_side: NewSide, daemon: RunningDaemon, number: int) -> None:
+    side = new_side()
+    side.create_limit("db", 1)
+    caller = side.caller()
+    for _ in range(3):
+        grant = caller.enter("db")
+        restart(daemon, number)
+        assert held(daemon, "db") == 1
+        caller.leave()
+        assert grant.lost is None
+        wait_for_held(daemon, "db", 0)  # although it does not call us again
+
+
+@both
+@ends
+def test_a_block_that_ends_while_there_is_no_daemon(
+    new_side: NewSide, daemon: RunningDaemon, number: int
+) -> None:
+    side = new_side()
+    side.create_limit("db", 1)
+    caller = side.caller()
+    caller.enter("db")
+    daemon.stop(number)
+    caller.leave()
+    daemon.start()
+    wait_for_held(daemon, "db", 0)
+
+
+@both
+@ends
+def test_who_waits_keeps_its_place(new_side: NewSide, daemon: RunningDaemon, number: int) -> None:
+    side = new_side()
+    side.create_limit("db", 1)
+    holder = side.caller()
+    holder.enter("db")
+    order: list[int] = []
+    waiting = []
+    for place in range(4):
+        one = new_side() if place % 2 else side
+        asking = one.caller().begin(one.client.acquire, "db")
+        asking.add_done_callback(functools.partial(lambda place, _: order.append(place), place))
+        waiting.append((one, asking))
+        with daemon.client() as client:
+            wait_for_line(client, "db", place + 1)
+    restart(daemon, number)
+    late = new_side()
+    last = late.caller().begin(late.client.acquire, "db")
     with daemon.client() as client:
-        return [(ticket.state, ticket.slots) for ticket in client.list_tickets(name)]
+        wait_for_line(client, "db", 5)
+        restart(daemon, number)
+        wait_for_line(client, "db", 5)
+        holder.leave()
+        for one, asking in [*waiting, (late, last)]:
+            one.caller().do(asking.result(PATIENCE_SECONDS).release)
+        wait_until_free(client, "db")
+    assert order == [0, 1, 2, 3]
 
 
-# ---- Holders
+@both
+def test_a_time_out_goes_on_counting(new_side: NewSide, daemon: RunningDaemon) -> None:
+    side = new_side()
+    side.create_limit("db", 1)
+    holder, waiter = side.caller(), side.caller()
+    holder.enter("db")
+    asking = waiter.begin_enter("db", timeout_seconds=1.0)
+    with daemon.client() as client:
+        wait_for_line(client, "db", 1)
+    restart(daemon, signal.SIGKILL)
+    with pytest.raises(AcquireTimeout):
+        asking.result(PATIENCE_SECONDS)
+    holder.leave()
+    with daemon.client() as client:
+        wait_until_free(client, "db")
 
 
-def test_a_holder_keeps_its_slots_and_comes_back(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+@both
+@ends
+def test_calls_wait_for_the_next_daemon(
+    new_side: NewSide, daemon: RunningDaemon, number: int
 ) -> None:
-    client.create_limit("db", 3)
-    holder = connect()
-    _, number, token, *_ = holder.ask("acquire", {"db": 2})
-    restart(daemon, end)
-    assert read(daemon)["held"] == 2
-    holder.come_back()
-    holder.send("keep", number, {"db": 2}, token)
-    holder.resume()
-    assert read(daemon)["held"] == 2
-    holder.send("release", number)
-    holder.ask("status")
-    assert read(daemon)["held"] == 0
-
-
-def test_a_holder_that_does_not_come_back_keeps_its_slots_until_it_dies(
-    daemon: RunningDaemon, client: Client, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    with subprocess.Popen(
-        [sys.executable, "-m", "atmost", "run", "db", "--", "sleep", "1000"],
-        env=daemon.environment(),
-    ) as process:
-        wait_until(lambda: read(daemon)["held"] == 1)
-        for _ in range(3):
-            restart(daemon, end)
-            assert read(daemon)["held"] == 1
-        process.kill()
-        process.wait()
-        wait_until(lambda: read(daemon)["held"] == 0)
-
-
-def test_a_holder_that_died_meanwhile_is_gone(
-    daemon: RunningDaemon, client: Client, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    with subprocess.Popen(
-        [sys.executable, "-m", "atmost", "run", "db", "--", "sleep", "1000"],
-        env=daemon.environment(),
-    ) as process:
-        wait_until(lambda: read(daemon)["held"] == 1)
-        daemon.stop(end)
-        process.kill()
-        process.wait()
+    side = new_side(reconnect_seconds=PATIENCE_SECONDS)
+    side.create_limit("db", 1)
+    side.create_limit("api", 1, slot_decay_per_second=1e-6)
+    daemon.stop(number)
+    calls = [
+        side.caller().begin(side.client.read_limit, "db"),
+        side.caller().begin(side.client.rate_limit, "api"),
+        side.caller().begin_enter("db"),
+        side.caller().begin(side.client.create_limit, "new", 1),
+    ]
+    connection = side.client._connection
+    wait_until(lambda: len(connection._calls) >= 4)
     daemon.start()
-    assert read(daemon)["held"] == 0
+    for call in calls:
+        call.result(PATIENCE_SECONDS)
+    side.caller().do(calls[2].result().release)
+    with daemon.client() as client:
+        wait_until_free(client, "db")
+        assert client.read_limit("api").active_slots == 1
+        assert client.read_limit("new").limit == 1
 
 
-def test_a_release_that_was_lost_is_made_good(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 2)
-    holder = connect()
-    kept, lost = [holder.ask("acquire", {"db": 1}) for _ in range(2)]
-    daemon.stop(end)  # the release of the second one would have been sent now
+@both
+def test_close_while_there_is_no_daemon(new_side: NewSide, daemon: RunningDaemon) -> None:
+    side = new_side()
+    side.create_limit("db", 2)
+    caller = side.caller()
+    caller.enter("db")
+    grant = caller.do(side.client.acquire, "db")
+    daemon.stop(signal.SIGKILL)
+    caller.do(side.client.close)
     daemon.start()
-    holder.come_back()
-    holder.send("keep", kept[1], {"db": 1}, kept[2])
-    assert read(daemon)["held"] == 2
-    holder.resume()
-    assert read(daemon)["held"] == 1
-    holder.send("release", lost[1])  # twice is harmless
-    holder.send("release", kept[1])
-    holder.ask("status")
-    assert read(daemon)["held"] == 0
+    wait_for_held(daemon, "db", 0)
+    caller.leave()
+    caller.do(grant.release)
 
 
-# ---- Waiters
+@pytest.mark.parametrize("loop", LOOPS)
+def test_asyncio_run_that_ends_while_there_is_no_daemon(daemon: RunningDaemon, loop: str) -> None:
+    with daemon.client() as client:
+        client.create_limit("db", 1)
+
+    async def main() -> None:
+        await aio.Client(daemon.socket).acquire("db")
+        daemon.stop(signal.SIGKILL)
+
+    run_on(loop, main())
+    daemon.start()
+    wait_for_held(daemon, "db", 0)
 
 
-def test_waiters_keep_their_places(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+@ends
+def test_a_script_that_computes_meanwhile_and_never_calls_again(
+    daemon: RunningDaemon, number: int
 ) -> None:
+    with daemon.client() as client:
+        client.create_limit("db", 1)
+    code = """
+        with sync.concurrency("db"):
+            say("holds")
+            hear()
+        say("left", threading.active_count())
+        hear()
+        assert threading.active_count() == 1
+    """
+    with script(daemon, code) as process:
+        process.expect("holds")
+        restart(daemon, number)
+        assert held(daemon, "db") == 1
+        process.tell()
+        assert process.hear() in ("left 1", "left 2")  # the helper, while it is at it
+        wait_for_held(daemon, "db", 0)
+        process.tell()
+        process.end()
+
+
+def test_a_process_that_ends_while_there_is_no_daemon(daemon: RunningDaemon) -> None:
+    """Nothing keeps it from ending, and it says nothing of a thread that was at work."""
+    with daemon.client() as client:
+        client.create_limit("db", 1)
+    code = """
+        grant = sync.acquire("db")
+        say("holds")
+        hear()
+        grant.release()
+    """
+    with script(daemon, code) as process:
+        process.expect("holds")
+        daemon.stop(signal.SIGKILL)
+        process.tell()
+        process.end()
+        daemon.start()
+        wait_for_held(daemon, "db", 0)
+
+
+@both
+def test_many_restarts_under_load(new_side: NewSide, daemon: RunningDaemon) -> None:
+    """Never more than the limit inside, by the callers' own count, and nothing is left behind."""
+    sides = [new_side(reconnect_seconds=PATIENCE_SECONDS) for _ in range(2)]
+    sides[0].create_limit("db", 3)
+    sides[0].create_limit("gpu", 2)
+    counting = threading.Lock()
+    inside = {"db": 0, "gpu": 0}
+    stopped = threading.Event()
+
+    def work(number: int) -> int:
+        chance = random.Random(number)
+        side = sides[number % 2]
+        caller = side.caller()
+        entered = 0
+        while not stopped.is_set():
+            names = chance.choice([["db"], ["gpu"], ["db", "gpu"]])
+            timeout = chance.choice([None, None, 0, 0.01])
+            try:
+                caller.enter(names, timeout_seconds=timeout)
+            except AcquireTimeout:
+                continue
+            with counting:
+                for name in names:
+                    inside[name] += 1
+                assert inside["db"] <= 3
+                assert inside["gpu"] <= 2
+            stopped.wait(chance.random() / 200)
+            with counting:
+                for name in names:
+                    inside[name] -= 1
+            caller.leave()
+            entered += 1
+        return entered
+
+    chance = random.Random(4)
+    with ThreadPoolExecutor(10) as pool:
+        working = [pool.submit(work, number) for number in range(10)]
+        try:
+            for _ in range(6):
+                stopped.wait(chance.random() / 5)
+                restart(daemon, chance.choice([signal.SIGTERM, signal.SIGKILL]))
+        finally:
+            stopped.set()
+        assert all(one.result(PATIENCE_SECONDS) for one in working)
+    with daemon.client() as client:
+        wait_until_free(client, "db")
+        wait_until_free(client, "gpu")
+
+
+def test_a_lone_task_that_holds_does_nothing_and_is_not_lost(daemon: RunningDaemon) -> None:
+    async def main() -> None:
+        client = aio.Client(daemon.socket)
+        await client.create_limit("db", 1)
+        async with client.concurrency("db") as grant:
+            connection = client._connection
+            assert connection is not None
+            for number in (signal.SIGKILL, signal.SIGTERM):
+                await asyncio.to_thread(restart, daemon, number)
+                await asyncio.to_thread(wait_until, lambda: settled(connection))
+            assert grant.lost is None
+            assert (await client.read_limit("db")).held == 1
+
+    asyncio.run(main())
+
+
+def test_errors_that_the_client_tells_are_of_its_own_tree(daemon: RunningDaemon) -> None:
+    client = Client(daemon.socket, reconnect_seconds=0.0)
     client.create_limit("db", 1)
-    holder, first, second, newcomer = connect(), connect(), connect(), connect()
-    _, held, token, *_ = holder.ask("acquire", {"db": 1})
-    asked = [first.request("acquire", {"db": 1})]
-    first.ask("status")
-    asked.append(second.request("acquire", {"db": 1}))
-    second.ask("status")
-    restart(daemon, end)
-    assert line_of(daemon) == [("held", 1), ("waiting", 1), ("waiting", 1)]
-    # They come back in another order, and somebody new is first of all.
-    newcomer.come_back()
-    new = newcomer.request("acquire", {"db": 1})
-    newcomer.ask("status")
-    for waiter, number in ((second, asked[1]), (first, asked[0])):
-        waiter.come_back()
-        waiter.send("acquire", number, {"db": 1})
-        waiter.resume()
-    holder.come_back()
-    holder.send("keep", held, {"db": 1}, token)
-    holder.resume()
-    holder.send("release", held)
-    tokens = []
-    for waiter, number in ((first, asked[0]), (second, asked[1]), (newcomer, new)):
-        tokens.append(waiter.answer(number)[2])
-        waiter.send("release", number)
-    assert tokens == sorted(tokens)
-    assert tokens[0] > token
-
-
-def test_free_capacity_is_granted_at_once(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 2)
-    holder, newcomer = connect(), connect()
-    holder.ask("acquire", {"db": 1})
-    restart(daemon, end)
-    newcomer.come_back()
-    assert newcomer.ask("acquire", {"db": 1}, {}, 0)[0] == "granted"
-    with pytest.raises(Failed, match="no 1 slot"):
-        newcomer.ask("acquire", {"db": 1}, {}, 0)
-
-
-def test_a_waiter_whose_turn_came_while_it_was_away_is_told(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    holder, waiter = connect(), connect()
-    held_token = holder.ask("acquire", {"db": 1})[2]
-    number = waiter.request("acquire", {"db": 1})
-    waiter.ask("status")
-    restart(daemon, end)
-    holder.come_back()
-    holder.resume()  # it has let go meanwhile
-    assert line_of(daemon) == [("held", 1)]
-    waiter.come_back()
-    waiter.send("acquire", number, {"db": 1})
-    token = waiter.answer(number)[2]
-    waiter.resume()
-    assert read(daemon)["held"] == 1
-    waiter.send("release", number)
-    waiter.ask("status")
-    assert read(daemon)["held"] == 0
-    assert token > held_token
-
-
-def test_a_time_out_goes_on_counting(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    holder, waiter = connect(), connect()
-    holder.ask("acquire", {"db": 1})
-    number = waiter.request("acquire", {"db": 1}, {}, 0.5)
-    waiter.ask("status")
-    restart(daemon, end)
-    waiter.come_back()
-    waiter.send("acquire", number, {"db": 1}, {}, 1e6)  # not counted anew: the first word counts
-    with pytest.raises(Failed) as told:
-        waiter.answer(number)
-    assert told.value.code == "acquire_timeout"
-    assert told.value.fields["waited_seconds"] >= 0.5
-
-
-# ---- Answers that were lost
-
-
-def test_a_grant_that_was_not_heard_is_told_again(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 2)
-    holder = connect()
-    _, number, token, *_ = holder.ask("acquire", {"db": 1})  # say that this was not heard
-    for _ in range(2):
-        restart(daemon, end)
-        holder.come_back()
-        holder.send("acquire", number, {"db": 1})
-        assert holder.answer(number)[2] == token
-    holder.resume()
-    assert read(daemon)["held"] == 1
-
-
-def test_what_was_spent_is_not_spent_again(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("api", 10, slot_decay_per_second=0.001)
-    spender = connect()
-    _, number, token, *_ = spender.ask("acquire", {}, {"api": 3})  # say that this was not heard
-    restart(daemon, end)
-    assert read(daemon, "api")["active_slots"] == 3
-    spender.come_back()
-    spender.send("acquire", number, {}, {"api": 3})
-    assert spender.answer(number)[2] == token
-    spender.resume()
-    assert read(daemon, "api")["active_slots"] == 3
-    # Once it is seen, it is forgotten: the number could only mean something new.
-    spender.ask("acquire", {}, {"api": 1}, None, False, [], False, [number])
-    spender.come_back()
-    spender.send("acquire", number, {}, {"api": 1})
-    assert spender.answer(number)[2] > token
-    assert read(daemon, "api")["active_slots"] == 5
-
-
-def test_a_rate_limit_gets_no_burst(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("api", 5, slot_decay_per_second=0.01)
-    client.rate_limit("api", 5)
-    for _ in range(2):
-        restart(daemon, end)
-        record = read(daemon, "api")
-        assert record["active_slots"] == 5
-        assert 4.5 < record["spent"] < 5
-
-
-# ---- Limits
-
-
-def test_a_deleted_limit_made_again_is_clean(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    holder = connect()
-    _, number, token, *_ = holder.ask("acquire", {"db": 1})
-    client.delete_limit("db")
-    client.create_limit("db", 1)
-    restart(daemon, end)
-    assert read(daemon)["held"] == 0
-    holder.come_back()
-    holder.send("keep", number, {"db": 1}, token)
-    holder.resume()
-    assert read(daemon)["held"] == 0
-    holder.send("release", number)
-    assert holder.ask("acquire", {"db": 1}, {}, 0)[0] == "granted"
-
-
-def test_a_limit_that_was_inactive_counts_who_went_before(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 2)
-    holder = connect()
-    holder.ask("acquire", {"db": 1})
-    client.update_limit("db", active=False)
-    holder.ask("acquire", {"db": 1})  # never counts
-    restart(daemon, end)
-    with daemon.client() as changer:
-        assert changer.update_limit("db", active=True).held == 1
-
-
-# ---- Sessions
-
-
-def test_nobody_else_comes_back_to_a_session(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    holder = connect()
-    holder.ask("acquire", {"db": 1})
-    for _ in range(2):
-        if child := os.fork():
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        else:
-            code = 1
-            with contextlib.suppress(BaseException):
-                try:
-                    Returning(str(daemon.socket), holder.session).receive()
-                except Failed as refused:
-                    code = 0 if refused.code == "protocol_error" else 2
-            os._exit(code)
-        assert read(daemon)["held"] == 1
-        restart(daemon, end)
-
-
-def test_a_session_that_has_nothing_is_not_remembered(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
-) -> None:
-    client.create_limit("db", 1)
-    connect().ask("status")
-    passing = connect()
-    _, number, *_ = passing.ask("acquire", {"db": 1})
-    passing.send("release", number)
-    passing.ask("status")
-    restart(daemon, end)
-    with daemon.client() as only:
-        wait_until(lambda: only.status().sessions == 1, f"one session, in {PATIENCE_SECONDS} s")
+    daemon.stop(signal.SIGKILL)
+    with pytest.raises(AtmostError, match="did not come back within 0 s"):
+        client.acquire("db")
+    client.close()
+    daemon.start()
+    wait_until(lambda: not helpers())

@@ -339,10 +339,11 @@ class Connection(asyncio.Protocol):
         self._timer = self.loop.call_later(left, self._not_welcome)
 
     def _not_welcome(self) -> None:
+        """The calls give up, but the daemon is waited for: if we ended this connection, that would
+        release what is held."""
         self._timer = None
-        if self._transport is not None:
-            self._away.failed("it is there, but does not say welcome")
-            self._transport.abort()  # connection_lost does the rest
+        self._away.failed("it is there, but does not say welcome")
+        self._fail_if_away_too_long()
 
     def _fail_if_away_too_long(self) -> None:
         """Who waits is told, if the daemon does not come back in time. What is held is still held."""
@@ -351,7 +352,7 @@ class Connection(asyncio.Protocol):
         why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
         calls, self._calls = self._calls, {}
         for number, call in calls.items():
-            self._exchange.release(number)
+            self._send(self._exchange.release(number))
             if not call.done():
                 call.set_result(why)
 

@@ -18,7 +18,6 @@ import math
 import os
 import select
 import socket
-import struct
 import threading
 import time
 import weakref
@@ -91,7 +90,9 @@ class Connection:
         self._unread = select.poll()  # of this socket
         self._connected = True  # what is sent may arrive; else it waits to be said again
         self._away = Reconnecting(seconds)
-        self._welcome_by = math.inf  # or the new connection counts as failed
+        self._unsent = b""  # what begins the new connection, and is sent by who reads
+        self._sent: deque[int] = deque()  # how many bytes of that have been sent, piece by piece
+        self._welcome_by = math.inf  # or the calls give up
         self._pausing: threading.Lock | None = None  # held while the leader waits for the next try
         self._ends_settled = False  # nobody uses it any more: it is over when the daemon knows all
         _connections.add(self)
@@ -173,7 +174,9 @@ class Connection:
 
     def _send(self, frame: bytes) -> None:
         """What cannot be sent is no loss: all that counts is said again on the next connection."""
-        if self._connected:
+        if self._unsent:
+            self._unsent += frame
+        elif self._connected:
             try:
                 self._socket.sendall(frame)
             except OSError as error:
@@ -247,8 +250,8 @@ class Connection:
                 if self._socket.fileno() < 0:
                     self._reconnect(deadline)
                     continue
-                if self._away.since is not None:
-                    if not self._await_welcome(deadline):
+                if self._unsent or self._away.since is not None:
+                    if not self._begin_connection(deadline):
                         continue
                 elif deadline is not None:
                     self._await_bytes(deadline)
@@ -284,7 +287,7 @@ class Connection:
                 self._settle_if_nobody_does()
 
     def _await_bytes(self, deadline: float) -> None:
-        if not _readable(self._socket, _left(deadline)):
+        if not _poll(self._socket, _left(deadline)):
             raise _OutOfPatience
 
     def _give_up(self, call: _Call) -> None:
@@ -386,6 +389,7 @@ class Connection:
         """Nothing more can be sent. What has come can still be read."""
         if self._connected:
             self._connected = False
+            self._unsent = b""
             self._exchange.disconnected()
             self._away.lost(time.monotonic(), why)
             with contextlib.suppress(OSError):
@@ -407,18 +411,23 @@ class Connection:
         now = time.monotonic()
         self._unread = select.poll()
         self._unread.register(self._socket, select.POLLIN)
-        self._connected = True
         self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
+        self._sent.clear()
+        self._unsent = self._exchange.resume(now)
+        self._connected = True
+
+    def _send_unsent(self) -> None:
+        """As much as the socket takes now: it may be more than that, and then the daemon has to read."""
         try:
-            # It may be more than the socket takes at once, and then the daemon has to read.
-            _limit_sending(self._socket, HELLO_SECONDS)
-            self._socket.sendall(self._exchange.resume(now))
-            _limit_sending(self._socket, 0.0)
+            rest = memoryview(self._unsent)[sum(self._sent) :]
+            # One call into C, so that no exception comes between the bytes and their count.
+            self._sent.extend(map(self._socket.send, (rest,), (socket.MSG_DONTWAIT,)))
+            if sum(self._sent) == len(self._unsent):
+                self._unsent = b""
+        except BlockingIOError:
+            pass
         except OSError as error:
             self._disconnect(_why_broken(error))
-        except BaseException:
-            self._disconnect("interrupted")  # within a frame, maybe
-            raise
 
     def _fail_if_away_too_long(self) -> None:
         """Who waits is told, if the daemon does not come back in time. What is held is still held."""
@@ -427,9 +436,9 @@ class Connection:
         why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
         for number, call in list(self._calls.items()):
             if number != _HELPER:
-                self._exchange.release(number)
+                self._send(self._exchange.release(number))
                 self._answer(call, why)
-                del self._calls[number]
+                self._calls.pop(number, None)
 
     def _poke(self) -> None:
         """The leader need not wait any longer before its next try."""
@@ -441,8 +450,17 @@ class Connection:
         """Rule 4."""
         if not self._exchange.unsettled or self._reading or self._calls:
             return
-        with contextlib.suppress(RuntimeError):  # the interpreter ends, and so this process
-            threading.Thread(target=self._settle, name="atmost-reconnect", daemon=True).start()
+        call = self._calls[_HELPER] = _Call()
+        helper = threading.Thread(
+            target=self._settle, args=(call,), name="atmost-reconnect", daemon=True
+        )
+        try:
+            helper.start()
+        except BaseException as error:
+            call.answer = wire.Done(_HELPER)  # if it runs after all
+            self._calls.pop(_HELPER, None)
+            if not isinstance(error, RuntimeError):  # the interpreter ends, and so this process
+                raise
 
     # A connection that is lost: called by who reads, without the lock
 
@@ -485,24 +503,29 @@ class Connection:
             pause.acquire()
             return pause
 
-    def _await_welcome(self, deadline: float | None) -> bool:
-        """Whether something came. (What is left of the connection that was lost comes at once.)"""
-        until = self._welcome_by if deadline is None else min(deadline, self._welcome_by)
-        if _readable(self._socket, _left(until)):
-            return True
-        if deadline is not None and deadline <= self._welcome_by:
-            raise _OutOfPatience
-        with self._lock:
-            self._end_connection("it is there, but does not say welcome")
-        return False
+    def _begin_connection(self, deadline: float | None) -> bool:
+        """Send what begins it. Returns whether there is something to read. (What is left of the
+        connection that was lost comes at once.)
 
-    def _settle(self) -> None:
+        A daemon that takes its time is waited for, even if the calls have given up: if we ended this
+        connection, that would release what is held.
+        """
+        until = self._welcome_by if deadline is None else min(deadline, self._welcome_by)
+        came = _poll(self._socket, _left(until), writes=bool(self._unsent))
+        if came & select.POLLOUT:
+            with self._lock:
+                self._send_unsent()
+        elif not came:
+            if deadline is not None and deadline <= self._welcome_by:
+                raise _OutOfPatience
+            with self._lock:
+                self._welcome_by = math.inf
+                self._away.failed("it is there, but does not say welcome")
+                self._fail_if_away_too_long()
+        return bool(came & ~select.POLLOUT)
+
+    def _settle(self, call: _Call) -> None:
         """The helper thread: as one that waits until the daemon knows all that is left."""
-        call = _Call()
-        with self._lock:
-            if self.lost or not self._exchange.unsettled or self._calls:
-                return  # who waits does it
-            self._calls[_HELPER] = call
         self._wait(call, None)
         if self._ends_settled:
             self.close("the session was ended")
@@ -540,19 +563,12 @@ def _connect(paths: list[SocketPath]) -> tuple[socket.socket, SocketPath]:
     raise none_answers(tried)
 
 
-def _limit_sending(connected: socket.socket, seconds: float) -> None:
-    """How long a send may take; 0: any time. (settimeout would raise what a program's own signal
-    handler may raise.)"""
-    whole = int(seconds)
-    timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-
-
-def _readable(connected: socket.socket, seconds: float) -> bool:
-    """Whether there is something to read, be it the end, within that time."""
+def _poll(connected: socket.socket, seconds: float, writes: bool = False) -> int:
+    """What the socket is ready for, within that time; 0: nothing."""
     poll = select.poll()
-    poll.register(connected, select.POLLIN)
-    return bool(poll.poll(min(seconds, PATIENCE_SECONDS_MAX) * 1000))
+    poll.register(connected, select.POLLIN | (select.POLLOUT if writes else 0))
+    ready = poll.poll(min(seconds, PATIENCE_SECONDS_MAX) * 1000)
+    return ready[0][1] if ready else 0
 
 
 def _why_broken(error: OSError) -> str:

@@ -68,6 +68,13 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
         self.configuration.restore(saved)
+        if recorded is None and saved is not None and saved.boot_id == _boot_id():
+            _log.warning(
+                "there is no journal in %s, but a daemon ran here since the host started: who held "
+                "is known only from those who come back",
+                self._settings.runtime_dir,
+            )
+            self.sessions.let_holders_come_first()
         await self._save_first()
         self._journal.begin(lambda: recovery.checkpoint(self.registry, self.sessions))
         recovery.go_on(self.registry)

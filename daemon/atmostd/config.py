@@ -20,6 +20,9 @@ TOKENS_RESERVED = 1_000_000_000
 JOURNAL_BYTES_MAX = 8 * 1024 * 1024  # the journal is replaced by a checkpoint then, but not before
 JOURNAL_GROWTH = 4  # it is so many times the last one: the work stays a small part of all
 JOURNAL_RETRY_SECONDS = 1.0  # after a write that failed
+RECLAIM_SECONDS = (
+    1.0  # for holders to say so, if the journal was lost; clients come back in half of it
+)
 SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it

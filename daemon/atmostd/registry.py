@@ -64,6 +64,10 @@ class Asker(Protocol):
     def timed_out(self, ticket: Ticket, places: dict[str, int]) -> None: ...
 
 
+class BrokenInvariant(Exception):
+    """What can't be has happened: nothing in memory can be trusted any more."""
+
+
 class Request(Struct, eq=False):
     """What the shell knows of a ticket: its `owner`."""
 
@@ -268,15 +272,23 @@ class Registry:
 
     def _granted(self, ticket: Ticket) -> None:
         request: Request = ticket.owner
-        if not request.token:
+        if not request.kept:
+            if request.token:
+                raise BrokenInvariant(f"ticket {ticket.number} was granted twice")
             request.token = token = self.next_token
             self.next_token = token + 1
             if token >= self.tokens_low_at:
                 self.on_tokens_low()
         for part in ticket.parts:
-            if not part.limit.active:
+            limit = part.limit
+            if not limit.active:
                 request.unguarded = unguarded_in(ticket)
-            elif part.spend:
+                continue
+            if part.taken and limit.held > limit.limit:
+                raise BrokenInvariant(
+                    f"{limit.held} slots of {limit.name!r} are held, of {limit.limit}"
+                )
+            if part.spend:
                 self.on_spent()
         self._note_record(Went(ticket.number, request.token, ticket.granted_at))
         request.asker.granted(ticket)

@@ -123,6 +123,8 @@ class Session:
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
+        if self._line is None:
+            self._sessions.drop_held_back(self)
         if not self.tickets and self._line is None:
             self._sessions.forget(self)
             self._sessions.loop.remove_reader(self._peer.pidfd)
@@ -142,6 +144,9 @@ class Session:
             if known.state in (State.HELD, State.ENDED):
                 self._tell_granted(known)
             return
+        if self._sessions.held_back is not None:
+            self._sessions.held_back.append((self, message))
+            return
         inside = tuple([self.tickets[n] for n in message.inside if n in self.tickets])
         self.tickets[message.request] = self._sessions.registry.acquire(self, message, inside)
 
@@ -149,6 +154,8 @@ class Session:
         """Let go of whatever the request has."""
         if message.request in self.tickets:
             self._let_go(message.request)
+        elif self._sessions.held_back is not None:
+            self._sessions.drop_held_back(self, message.request)
 
     def keep(self, message: Keep) -> None:
         """The client holds this, whatever we know of it."""
@@ -248,6 +255,7 @@ class Sessions:
         self.notes = notes
         self.loop = asyncio.get_running_loop()
         self._processes = processes
+        self.held_back: list[tuple[Session, Acquire]] | None = None  # None: nothing is
         self._by_name: dict[bytes, Session] = {}
         self._last_serial = 0
 
@@ -285,6 +293,25 @@ class Sessions:
         self._last_serial = max(self._last_serial, began.serial)
         peer = self._processes.again(began.pid, began.uid, began.started, began.inode)
         return None if peer is None else self._add(began, peer)
+
+    def let_holders_come_first(self) -> None:
+        """Who held is not known. For a moment they may say so, before anybody is given anything."""
+        self.held_back = []
+        self.loop.call_later(config.RECLAIM_SECONDS, self._let_the_others_in)
+
+    def drop_held_back(self, session: Session, request: int | None = None) -> None:
+        """It has given up this request, or (None) all of them."""
+        if self.held_back is not None:
+            self.held_back = [
+                (other, message)
+                for other, message in self.held_back
+                if other is not session or request not in (None, message.request)
+            ]
+
+    def _let_the_others_in(self) -> None:
+        held_back, self.held_back = self.held_back or [], None
+        for session, message in held_back:
+            session.acquire(message)
 
     def forget(self, session: Session) -> None:
         self._by_name.pop(session.began.session, None)
