@@ -5,7 +5,7 @@ write to the end of the process's own file: nothing is torn, whoever is killed w
 Rule 2: a stamp errs to the side on which it accuses nobody. What has come (a grant) is stamped after
 it came; what will be done (a call, a release, a kill) is stamped before it is done.
 
-By a client: asked ID HOLD SPEND | entered ID TOKEN | leaving ID | left ID | failed ID ERROR | lost ID
+By a client: asked ID HOLD SPEND TIMEOUT, entered ID TOKEN, leaving ID, left ID, failed ID ERROR, lost ID.
 By the runner: started, answers, dies HOW, dead (the daemon); killed WORKER PIDS (stamped before
 the signal), gone PIDS, stopped WORKER, continued WORKER; edit ID NAME SETTING, edited ID;
 limits SENT SETTINGS, tickets SENT LIMIT TICKETS (stamped when the answer was there); unfinished PIDS;

@@ -42,6 +42,8 @@ def order(events: Iterable[Event], all_of_them: list[Stay]) -> Order:
             if since is None or len(waited.slots) > 1:  # one that lacks another limit may be passed
                 continue
             assert waited.entered is not None
+            if waited.until is not None and waited.entered > waited.until:
+                continue  # its time was up while there was no daemon: it left the line, and tried once
             died = any(since < death < waited.entered for death in deaths)
             for came in granted[place + 1 :]:
                 if came.asked >= waited.entered:

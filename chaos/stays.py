@@ -27,6 +27,7 @@ class Stay(NamedTuple):
     error: str | None = None  # it was not let in, because of this
     lost: bool = False  # told that it had lost its slots
     killed: bool = False
+    until: int | None = None  # its time is up then
 
     @property
     def slots(self) -> Slots:
@@ -43,7 +44,9 @@ def stays(events: Iterable[Event]) -> list[Stay]:
     for event in events:
         what, fields = event.what, event.fields
         if what == "asked":
-            found[fields[0]] = Stay(fields[0], event.pid, fields[1], fields[2], event.at)
+            request, hold, spend, timeout = fields
+            until = None if timeout is None else event.at + int(timeout * 1e9)
+            found[request] = Stay(request, event.pid, hold, spend, event.at, until=until)
         elif what == "entered":
             found[fields[0]] = found[fields[0]]._replace(entered=event.at, token=fields[1])
         elif what == "leaving":

@@ -62,10 +62,10 @@ class Client:
     def goes_on(self) -> bool:
         return not self._stop.exists()
 
-    def asked(self, shape: Shape) -> str:
+    def asked(self, shape: Shape, timeout: float | None = None) -> str:
         """Write down that a call is about to be made; gives its name."""
         request = request_of(self.name, os.getpid(), next(self._numbers))
-        self.log.mark("asked", request, shape.hold, shape.spend)
+        self.log.mark("asked", request, shape.hold, shape.spend, timeout)
         return request
 
     def failed(self, request: str, error: AtmostError) -> None:
@@ -102,7 +102,7 @@ def one_round(
     within: Callable[[], None] = lambda: None,
 ) -> None:
     shape = turn.shape
-    request = client.asked(shape)
+    request = client.asked(shape, turn.timeout)
     try:
         with atmostd.concurrency(
             shape.hold, timeout_seconds=turn.timeout, rate_limit=shape.spend, strict=True
@@ -235,7 +235,7 @@ async def tasks(client: Client) -> None:
 
 async def one_round_of_a_task(client: Client, atmostd: atmost.asyncio.Client, turn: Round) -> None:
     shape = turn.shape
-    request = client.asked(shape)
+    request = client.asked(shape, turn.timeout)
     try:
         async with atmostd.concurrency(
             shape.hold, timeout_seconds=turn.timeout, rate_limit=shape.spend, strict=True

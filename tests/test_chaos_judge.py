@@ -73,7 +73,7 @@ def test_what_is_written_is_read_in_the_order_of_the_stamps(tmp_path: Path) -> N
 
 
 def asked(at: int, request: str, pid: int = 1) -> Event:
-    return event(at, "asked", request, {"one": 1}, {}, pid=pid)
+    return event(at, "asked", request, {"one": 1}, {}, None, pid=pid)
 
 
 def test_events_become_stays() -> None:
@@ -124,6 +124,11 @@ def test_who_was_told_that_it_lost_its_slots() -> None:
     events = [asked(1, "a"), event(3, "entered", "a", 9), event(5, "leaving", "a")]
     (found,) = stays([*events, event(6, "lost", "a")])
     assert (found.ended, found.lost) == (5, True)
+
+
+def test_the_time_of_a_request_is_up_some_time() -> None:
+    (found,) = stays([event(7, "asked", "a", {"one": 1}, {}, 0.5)])
+    assert found.until == 7 + 500 * MS
 
 
 # ---- Over-admissions
@@ -255,6 +260,7 @@ def test_a_pair_across_a_restart_is_counted_as_such() -> None:
         stay("not seen", 11, 50, token=8),
         stay("gave up", 1, None, 50, error="AcquireTimeout"),
         stay("told no token", 1, 50),
+        stay("time was up", 1, 50, token=8)._replace(until=49),
     ],
 )
 def test_no_judgement_on_what_is_not_known(waited: Stay) -> None:
@@ -467,7 +473,7 @@ def test_all_is_well() -> None:
 def intruder(token: int, hold: dict[str, int], spend: dict[str, int], at_ms: int) -> list[Event]:
     at = at_ms * MS
     return [
-        event(at, "asked", "x", hold, spend, pid=3),
+        event(at, "asked", "x", hold, spend, None, pid=3),
         event(at + 1, "entered", "x", token, pid=3),
         event(at + 2, "leaving", "x", pid=3),
     ]
@@ -476,7 +482,7 @@ def intruder(token: int, hold: dict[str, int], spend: dict[str, int], at_ms: int
 def calls(count: int) -> list[Event]:
     made = []
     for number in range(count):
-        made.append(event(20 * MS, "asked", f"c{number}", {}, {"calls": 1}, pid=4))
+        made.append(event(20 * MS, "asked", f"c{number}", {}, {"calls": 1}, None, pid=4))
         made.append(event(20 * MS + 1 + number, "entered", f"c{number}", 10 + number, pid=4))
     return made
 
