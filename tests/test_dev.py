@@ -189,8 +189,16 @@ def test_with_nothing_that_will_do_it_names_what_to_install(pip: tuple[int, int]
         dev.ways(None, False, pip)
 
 
-def test_the_demo_does_not_install_the_test_tools() -> None:
-    assert dev.EXTRAS["demo"] == ["daemon"]
+@pytest.mark.parametrize("command", ["demo", "chaos"])
+def test_what_needs_no_test_tools_does_not_install_them(command: str) -> None:
+    assert dev.EXTRAS[command] == ["daemon"]
+
+
+@pytest.mark.parametrize("command", dev.EXTRAS)
+def test_every_command_is_in_the_help_and_has_something_to_run(command: str) -> None:
+    assert f"\n  {command} " in dev.HELP
+    for step in dev.commands_of(command, ["an argument"]):
+        assert step[0] == "-m" or (dev.ROOT / step[0]).is_file()
 
 
 def test_the_python_under_an_active_venv_is_the_one_that_counts() -> None:

@@ -1,0 +1,1 @@
+"""`python3 dev.py chaos`: real processes, killed at random, judged by their own clocks."""
