@@ -69,7 +69,9 @@ class Daemon:
         recovery.replay(recorded or (), self.registry, self.sessions)
         self.configuration.restore(saved)
         await self._save_first()
-        self._journal.begin(lambda: recovery.checkpoint(self.registry, self.sessions))
+        self._journal.begin(
+            lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
+        )
         recovery.go_on(self.registry)
         server = await serve(socket_file, lambda: Connection(self))
         configuring = loop.create_task(self.configuration.run())

@@ -48,6 +48,8 @@ class Journal:
         self._lock: int | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._checkpoint: Callable[[], Iterable[Record]] = tuple
+        self._end_turn: Callable[[], None] = lambda: None
+        self._replace_next = False  # when this turn ends
 
     @property
     def path(self) -> Path:
@@ -71,9 +73,13 @@ class Journal:
                 "mend that, or name another with --runtime-dir"
             ) from error
 
-    def begin(self, checkpoint: Callable[[], Iterable[Record]]) -> None:
-        """Write what is true now into a new file. `checkpoint` gives that, also later."""
+    def begin(
+        self, checkpoint: Callable[[], Iterable[Record]], end_turn: Callable[[], None]
+    ) -> None:
+        """Write what is true now into a new file. `checkpoint` gives that, also later; `end_turn` has
+        write() called when nothing is half done."""
         self._checkpoint = checkpoint
+        self._end_turn = end_turn
         self._replace()
 
     def close(self) -> None:
@@ -91,11 +97,15 @@ class Journal:
 
     def write(self) -> None:
         """Put this turn's records into the file. Called before any reply of the turn."""
+        if self._replace_next:
+            self._replace_next = False
+            self._replace()
+            return
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        if self.trouble:
-            return  # the checkpoint that heals it has them all
+        if self.trouble or self._file < 0:
+            return  # the checkpoint that heals or begins it has them all
         data = records.frame(noted)
         try:
             written = os.write(self._file, data)
@@ -149,8 +159,14 @@ class Journal:
             f"the journal cannot be written to {self.path}: {reason} (limits are enforced, but who "
             "holds and waits would be known after a crash only from the clients)"
         )
-        loop = asyncio.get_running_loop()
-        self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._replace)
+        if self._retry is None:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._replace_next = True
+        self._end_turn()
 
     def _read(self) -> bytes:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

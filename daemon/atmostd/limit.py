@@ -195,6 +195,13 @@ class Limit:
         self.level = Level(rate, settled_at, units)
         self._passers = list(passers)
 
+    def set_again(self, limit: int, rate: float | None, active: bool, at: int) -> None:
+        """As it was edited then; None leaves the rate as it is."""
+        self.limit = limit
+        self.active = active
+        if rate is not None:
+            self.level.change_rate(rate, at)
+
     def stand_again(self, ticket: Ticket) -> None:
         """The ticket waits here, as it did."""
         self.line.add(ticket)
