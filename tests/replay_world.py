@@ -199,7 +199,11 @@ def _ticket(ticket: Ticket) -> Any:
             for part in ticket.parts
             if not granted or (part.taken and not part.limit.deleted)
         ],
-        [outer.number for outer in ticket.inside if any(part.taken for part in outer.parts)],
+        [
+            outer.number
+            for outer in ticket.inside
+            if any(part.taken and not part.limit.deleted for part in outer.parts)
+        ],
     )
 
 

@@ -115,6 +115,7 @@ Answer = (
     | wire.Tickets
     | wire.DaemonStatus
     | wire.Done
+    | wire.Loss
     | AtmostError
 )
 

@@ -22,10 +22,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from atmostd import config, records
+from atmostd.damage import Damage, Untrusted, move_aside
 from atmostd.records import AnyRecord, Damaged, Record
 
 NAME = "journal"
 _NEW = "journal.new"
+LOST = (
+    "who holds slots and who waits would no longer be known, nor what was spent since the state was "
+    "saved: clients that come back keep what they hold only if nobody else was given it"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -59,19 +64,27 @@ class Journal:
         """Take the folder for this daemon and read what is there; None if there is nothing of this
         run of the host.
 
-        Raises JournalError if the folder cannot be used, Damaged if what is there cannot be trusted.
+        Raises JournalError if the folder cannot be used, Untrusted if what is there cannot be.
         """
         try:
             self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._take_lock()
-            return records.read(self._read(), self._boot_id)
-        except FileNotFoundError:
-            return None
         except OSError as error:
             raise JournalError(
                 f"cannot use the runtime folder {self._folder}: {error.strerror or error}; "
                 "mend that, or name another with --runtime-dir"
             ) from error
+        try:
+            return records.read(self._read(), self._boot_id)
+        except FileNotFoundError:
+            return None
+        except (Damaged, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise Untrusted(Damage(self.path, reason or str(error), LOST)) from error
+
+    def accept_loss(self) -> list[Path]:
+        """Move what cannot be trusted aside. Returns its new name. Raises OSError."""
+        return [move_aside(self.path)] if os.path.lexists(self.path) else []
 
     def begin(
         self, checkpoint: Callable[[], Iterable[Record]], end_turn: Callable[[], None]

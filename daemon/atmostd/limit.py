@@ -297,6 +297,11 @@ class Limit:
 def take(ticket: Ticket, now: int) -> None:
     """The one place that takes slots: all that the ticket asks, in all of its limits."""
     ticket.state = State.ENDED  # unless it holds something that it can let go of
+    for part in ticket.parts:
+        if part.spend:
+            # A late timer counts from what was due, but not from before a level was last looked at:
+            # what is recorded as the instant has to give the same level again.
+            now = max(now, part.limit.level.settled_at)
     ticket.granted_at = now
     for part in ticket.parts:
         limit = part.limit

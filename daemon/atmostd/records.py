@@ -104,6 +104,7 @@ class Went(Record, frozen=True, array_like=True, tag="g"):
     number: int
     token: int
     at: int
+    unguarded: list[str] = []  # limits that were inactive then
 
 
 class Stands(Record, frozen=True, array_like=True, tag="t"):

@@ -28,7 +28,7 @@ from atmostd.records import (
     Stands,
     Went,
 )
-from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of, unguarded_in
+from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of
 from atmostd.session import Session, Sessions
 from atmostd.ticket import State, Tick, Ticket
 
@@ -122,8 +122,8 @@ class Recovery:
                     self._registry.forget(name)
             case Arrived():
                 self._arrived(record)
-            case Went(number=number, token=token, at=at):
-                self._went(number, token, at)
+            case Went():
+                self._went(record)
             case Stands():
                 self._stands(record)
             case Gone(number=number):
@@ -180,15 +180,15 @@ class Recovery:
     def _home(self, name: str) -> Actor:
         return self._registry.actors.get(name) or self._registry.ghost(name)
 
-    def _went(self, number: int, token: int, at: int) -> None:
-        ticket = self._tickets[number]
+    def _went(self, record: Went) -> None:
+        ticket = self._tickets[record.number]
         request = request_of(ticket)
-        request.token = token
-        request.unguarded = unguarded_in(ticket)
-        take(ticket, at)
+        request.token = record.token
+        request.unguarded = record.unguarded
+        take(ticket, record.at)
         self._granted(ticket)
         if not request.kept:
-            self._counted(0, token + 1)
+            self._counted(0, record.token + 1)
 
     def _stands(self, record: Stands) -> None:
         ticket = self._tickets[record.number]

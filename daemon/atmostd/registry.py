@@ -281,10 +281,10 @@ class Registry:
                 self.on_tokens_low()
         for part in ticket.parts:
             if not part.limit.active:
-                request.unguarded = unguarded_in(ticket)
+                request.unguarded = [p.limit.name for p in ticket.parts if not p.limit.active]
             elif part.spend:
                 self.on_spent()
-        self._note_record(Went(ticket.number, request.token, ticket.granted_at))
+        self._note_record(Went(ticket.number, request.token, ticket.granted_at, request.unguarded))
         request.asker.granted(ticket)
 
 
@@ -319,11 +319,6 @@ def ticket_of(
         owner=request,
         missing=len(parts),
     )
-
-
-def unguarded_in(ticket: Ticket) -> list[str]:
-    """Those of its limits that are not enforced now."""
-    return [part.limit.name for part in ticket.parts if not part.limit.active]
 
 
 def limit_is(actor: Actor) -> LimitIs:
