@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from atmost.sync import Client
 from tests.protocol_client import Failed
 from tests.returning_client import Returning
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
@@ -38,6 +37,25 @@ def connect(daemon: RunningDaemon) -> Iterator[Connect]:
         yield one
 
 
+class Fleeting:
+    """Our own client, with a connection for each call: nothing of it outlives a restart."""
+
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self._daemon = daemon
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._daemon.client() as client:
+                return getattr(client, method)(*args, **kwargs)
+
+        return call
+
+
+@pytest.fixture
+def client(daemon: RunningDaemon) -> Fleeting:
+    return Fleeting(daemon)
+
+
 def restart(daemon: RunningDaemon, end: signal.Signals) -> None:
     daemon.stop(end)
     daemon.start()
@@ -58,7 +76,7 @@ def line_of(daemon: RunningDaemon, name: str = "db") -> list[tuple[str, int]]:
 
 
 def test_a_holder_keeps_its_slots_and_comes_back(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 3)
     holder = connect()
@@ -75,7 +93,7 @@ def test_a_holder_keeps_its_slots_and_comes_back(
 
 
 def test_a_holder_that_does_not_come_back_keeps_its_slots_until_it_dies(
-    daemon: RunningDaemon, client: Client, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     with subprocess.Popen(
@@ -92,7 +110,7 @@ def test_a_holder_that_does_not_come_back_keeps_its_slots_until_it_dies(
 
 
 def test_a_holder_that_died_meanwhile_is_gone(
-    daemon: RunningDaemon, client: Client, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     with subprocess.Popen(
@@ -108,7 +126,7 @@ def test_a_holder_that_died_meanwhile_is_gone(
 
 
 def test_a_release_that_was_lost_is_made_good(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 2)
     holder = connect()
@@ -130,7 +148,7 @@ def test_a_release_that_was_lost_is_made_good(
 
 
 def test_waiters_keep_their_places(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     holder, first, second, newcomer = connect(), connect(), connect(), connect()
@@ -162,7 +180,7 @@ def test_waiters_keep_their_places(
 
 
 def test_free_capacity_is_granted_at_once(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 2)
     holder, newcomer = connect(), connect()
@@ -175,7 +193,7 @@ def test_free_capacity_is_granted_at_once(
 
 
 def test_a_waiter_whose_turn_came_while_it_was_away_is_told(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     holder, waiter = connect(), connect()
@@ -198,7 +216,7 @@ def test_a_waiter_whose_turn_came_while_it_was_away_is_told(
 
 
 def test_a_time_out_goes_on_counting(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     holder, waiter = connect(), connect()
@@ -218,7 +236,7 @@ def test_a_time_out_goes_on_counting(
 
 
 def test_a_grant_that_was_not_heard_is_told_again(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 2)
     holder = connect()
@@ -233,7 +251,7 @@ def test_a_grant_that_was_not_heard_is_told_again(
 
 
 def test_what_was_spent_is_not_spent_again(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("api", 10, slot_decay_per_second=0.001)
     spender = connect()
@@ -254,7 +272,7 @@ def test_what_was_spent_is_not_spent_again(
 
 
 def test_a_rate_limit_gets_no_burst(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("api", 5, slot_decay_per_second=0.01)
     client.rate_limit("api", 5)
@@ -269,7 +287,7 @@ def test_a_rate_limit_gets_no_burst(
 
 
 def test_a_deleted_limit_made_again_is_clean(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     holder = connect()
@@ -287,7 +305,7 @@ def test_a_deleted_limit_made_again_is_clean(
 
 
 def test_a_limit_that_was_inactive_counts_who_went_before(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 2)
     holder = connect()
@@ -303,7 +321,7 @@ def test_a_limit_that_was_inactive_counts_who_went_before(
 
 
 def test_nobody_else_comes_back_to_a_session(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     holder = connect()
@@ -324,7 +342,7 @@ def test_nobody_else_comes_back_to_a_session(
 
 
 def test_a_session_that_has_nothing_is_not_remembered(
-    daemon: RunningDaemon, client: Client, connect: Connect, end: signal.Signals
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
 ) -> None:
     client.create_limit("db", 1)
     connect().ask("status")

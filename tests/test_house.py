@@ -17,6 +17,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # From the top of each house down: a module imports only what stands behind it in its list.
 DAEMON_ORDER = [
     "__main__",
+    "closed",
     "server",
     "connection",
     "recovery",
@@ -31,6 +32,7 @@ DAEMON_ORDER = [
     "clock",
     "store",
     "journal",
+    "damage",
     "snapshot",
     "records",
     "limit",

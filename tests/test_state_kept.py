@@ -19,7 +19,7 @@ import pytest
 from atmost.errors import AtmostError, LimitNotFound, StateNotSaved
 from atmost.sync import Client
 from atmostd import snapshot
-from atmostd.store import CURRENT, PREVIOUS
+from atmostd.store import CURRENT
 from tests.protocol_client import Client as RawClient
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon
@@ -139,24 +139,6 @@ def test_a_damaged_state_starts_from_the_one_before(daemon: RunningDaemon, clien
     daemon.start()
     assert [limit.name for limit in client.list_limits()] == ["first"]
     assert f"ERROR damaged state file: {daemon.state_dir / CURRENT}" in daemon.log_text()
-
-
-def test_without_a_valid_state_it_does_not_start(daemon: RunningDaemon, client: Client) -> None:
-    client.create_limit("db", 1)
-    daemon.stop()
-    kept = {}
-    for name in (CURRENT, PREVIOUS):
-        damage(daemon.state_dir / name)
-        kept[name] = (daemon.state_dir / name).read_bytes()
-    said = refusal(daemon)
-    assert "no valid state, and starting without one would open every limit" in said
-    assert f"Put a backup of {daemon.state_dir / CURRENT} back, or, to lose all limits" in said
-    assert not daemon.socket.exists()
-    for name, data in kept.items():
-        assert (daemon.state_dir / name).read_bytes() == data
-        (daemon.state_dir / name).unlink()
-    daemon.start()
-    assert client.list_limits() == []
 
 
 # A disk that refuses

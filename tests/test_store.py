@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from atmostd import snapshot
+from atmostd.damage import Untrusted
 from atmostd.store import CURRENT, LOCK, PREVIOUS, Store, StoreError
 from tests.saving import damage, found, save, state_of
 
@@ -128,7 +129,7 @@ def test_nothing_valid_is_never_taken_for_nothing(
     for name, data in ((CURRENT, current), (PREVIOUS, previous)):
         if data is not None:
             (folder / name).write_bytes(data)
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(Untrusted) as caught:
         found(folder)
     said = str(caught.value)
     for name, data in ((CURRENT, current), (PREVIOUS, previous)):
@@ -136,14 +137,14 @@ def test_nothing_valid_is_never_taken_for_nothing(
         assert (
             not (folder / name).exists() if data is None else (folder / name).read_bytes() == data
         )
-    assert f"Put a backup of {folder / CURRENT} back, or, to lose all limits, move" in said
+    assert "all limits that were created would be lost" in said
 
 
 def test_moving_the_damaged_files_away_starts_anew(folder: Path) -> None:
     save(folder, 1, 2)
     for name in (CURRENT, PREVIOUS):
         damage(folder / name)
-    with pytest.raises(StoreError):
+    with pytest.raises(Untrusted):
         found(folder)
     for name in (CURRENT, PREVIOUS):
         (folder / name).rename(folder.parent / name)
@@ -167,7 +168,7 @@ def test_a_newer_schema_is_not_replaced_by_an_older_state(folder: Path) -> None:
     make_newer(folder / CURRENT)
     before = (folder / CURRENT).read_bytes()
     with pytest.raises(
-        StoreError, match=r"written by a newer atmostd .* Start that one, or"
+        Untrusted, match=r"a newer atmostd .* limits in that file: 'limit 1'"
     ) as caught:
         found(folder)
     assert str(folder / CURRENT) in str(caught.value)
@@ -178,6 +179,65 @@ def test_an_older_state_that_was_put_back_is_used_beside_a_newer_one(folder: Pat
     save(folder, 1, 2)
     make_newer(folder / PREVIOUS)
     assert found(folder) == 2
+
+
+# A loss that was accepted
+
+
+def test_an_accepted_loss_moves_the_damaged_files_aside(folder: Path) -> None:
+    save(folder, 1, 2)
+    kept = []
+    for name in (CURRENT, PREVIOUS):
+        damage(folder / name)
+        kept.append((folder / name).read_bytes())
+    store = Store(folder)
+    with pytest.raises(Untrusted):
+        store.open()
+    state, aside = store.accept_loss()
+    assert state is None
+    assert [path.read_bytes() for path in aside] == kept
+    assert [path.name for path in aside] == [f"{CURRENT}.damaged-1", f"{PREVIOUS}.damaged-1"]
+    asyncio.run(store.save(state_of(3)))
+    store.close()
+    assert found(folder) == 3
+    damage(folder / CURRENT)
+    with pytest.raises(Untrusted):
+        store.open()
+    _, (again,) = store.accept_loss()
+    assert again.name == f"{CURRENT}.damaged-2"
+    store.close()
+    assert [path.read_bytes() for path in aside] == kept
+
+
+def test_an_accepted_loss_of_a_newer_state_goes_back_to_the_one_before(folder: Path) -> None:
+    save(folder, 1, 2)
+    make_newer(folder / CURRENT)
+    store = Store(folder)
+    with pytest.raises(Untrusted):
+        store.open()
+    state, (aside,) = store.accept_loss()
+    assert state == state_of(1)
+    store.close()
+    assert aside.exists()
+    assert found(folder) == 1
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_none(folder: Path) -> None:
+    save(folder, 1)
+    (folder / CURRENT).unlink()
+    (folder / CURRENT).mkdir()
+    with pytest.raises(Untrusted, match="Is a directory"):
+        found(folder)
+
+
+def test_a_folder_of_another_user_is_not_used(folder: Path) -> None:
+    save(folder, 1)
+    try:
+        os.chown(folder, 12345, -1)
+    except PermissionError:
+        pytest.skip("may not give it away")
+    with pytest.raises(StoreError, match="belongs to uid 12345"):
+        found(folder)
 
 
 # Saves that fail

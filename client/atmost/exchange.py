@@ -37,6 +37,7 @@ Answer = (
     | wire.Tickets
     | wire.DaemonStatus
     | wire.Done
+    | wire.Loss
     | AtmostError
 )
 

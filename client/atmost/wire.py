@@ -133,6 +133,14 @@ class Status(Message, frozen=True, array_like=True, tag="status"):
     request: int
 
 
+class Recover(Message, frozen=True, array_like=True, tag="recover"):
+    """What the daemon kept and cannot trust; it serves nobody until that is accepted. Answer: Loss or
+    Failed."""
+
+    request: int
+    accept_loss: bool = False  # move it aside, and go on without
+
+
 ClientMessage = (
     Hello
     | Acquire
@@ -146,6 +154,7 @@ ClientMessage = (
     | ListLimits
     | ListTickets
     | Status
+    | Recover
 )
 
 
@@ -246,7 +255,14 @@ class Done(Message, frozen=True, array_like=True, tag="done"):
     request: int
 
 
-DaemonMessage = Welcome | Granted | Failed | Limit | Limits | Tickets | DaemonStatus | Done
+class Loss(Message, frozen=True, array_like=True, tag="loss"):
+    """What would be lost, or was."""
+
+    request: int
+    texts: list[str]  # for people, a sentence each; none: all can be trusted
+
+
+DaemonMessage = Welcome | Granted | Failed | Limit | Limits | Tickets | DaemonStatus | Done | Loss
 
 _prefix = struct.Struct(">I").unpack_from
 _encoder = msgspec.msgpack.Encoder()

@@ -22,9 +22,11 @@ from atmost import paths
 from atmost.wire import DaemonStatus
 from atmostd import config, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
+from atmostd.closed import Closed
 from atmostd.config import Settings
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
+from atmostd.damage import Damage, Untrusted
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Processes
 from atmostd.records import AnyRecord
@@ -60,14 +62,18 @@ class Daemon:
         self._started_at = self.clock()
 
     async def run(
-        self, socket_file: SocketFile, saved: State | None, recorded: list[AnyRecord] | None
+        self,
+        socket_file: SocketFile,
+        saved: State | None,
+        recorded: list[AnyRecord] | None,
+        lost: bool,
     ) -> int:
         """Serve until told to stop. Returns the exit code; raises StoreError at the very start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
-        self.configuration.restore(saved)
+        self.configuration.restore(saved, lost)
         if recorded is None and saved is not None and saved.boot_id == _boot_id():
             _log.warning(
                 "there is no journal in %s, but a daemon ran here since the host started: who held "
@@ -76,7 +82,9 @@ class Daemon:
             )
             self.sessions.let_holders_come_first()
         await self._save_first()
-        self._journal.begin(lambda: recovery.checkpoint(self.registry, self.sessions))
+        self._journal.begin(
+            lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
+        )
         recovery.go_on(self.registry)
         server = await serve(socket_file, lambda: Connection(self))
         configuring = loop.create_task(self.configuration.run())
@@ -160,6 +168,43 @@ class Daemon:
             self._crash(error)
 
 
+class Kept:
+    """What the last daemon has left, and what of it cannot be trusted."""
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        self.saved: State | None = None
+        self.recorded: list[AnyRecord] | None = None
+        self.damages: list[Damage] = []  # until the loss is accepted
+        self.lost = False  # `saved` is not what was saved last
+        self._store = store
+        self._journal = journal
+        self._journal_damaged = False
+
+    def open(self) -> None:
+        """Take both folders and read them. Raises StoreError or JournalError if that can't be."""
+        try:
+            self.saved = self._store.open()
+        except Untrusted as untrusted:
+            self.damages.append(untrusted.damage)
+            self.lost = True
+        try:
+            self.recorded = self._journal.open()
+        except Untrusted as untrusted:
+            self.damages.append(untrusted.damage)
+            self._journal_damaged = True
+
+    def accept_loss(self) -> list[str]:
+        """Go on with what is left. Returns what was done, in words. Raises OSError."""
+        aside: list[Path] = []
+        if self.lost:
+            self.saved, aside = self._store.accept_loss()
+            if self.recorded is not None:
+                self.saved = None  # of this run of the host, the journal has every limit
+        if self._journal_damaged:
+            aside += self._journal.accept_loss()
+        return [str(damage) for damage in self.damages] + [f"kept as {path}" for path in aside]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon in the foreground. Returns its exit code."""
     settings = Settings.from_arguments(arguments)
@@ -180,10 +225,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         socket_file = SocketFile(settings.socket, settings.socket_mode)
         try:
-            saved = store.open()
-            recorded = journal.open()
+            kept = Kept(store, journal)
+            kept.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_run(settings, store, journal, socket_file, saved, recorded))
+                return runner.run(_run(settings, store, journal, socket_file, kept))
         finally:
             socket_file.close()
             store.close()
@@ -193,14 +238,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _run(
-    settings: Settings,
-    store: Store,
-    journal: Journal,
-    socket_file: SocketFile,
-    saved: State | None,
-    recorded: list[AnyRecord] | None,
+    settings: Settings, store: Store, journal: Journal, socket_file: SocketFile, kept: Kept
 ) -> int:
-    return await Daemon(settings, store, journal).run(socket_file, saved, recorded)
+    if kept.damages:
+        accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
+        if not accepted:
+            return 0
+    daemon = Daemon(settings, store, journal)
+    return await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
 
 
 def kernel_will_do(release: str) -> bool:

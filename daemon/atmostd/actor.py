@@ -24,7 +24,7 @@ class Surroundings:
         self,
         clock: Clock,
         turn: Turn,
-        note: Callable[[Actor, Event], None],
+        note: Callable[[Actor, Event, int], None],
         deliver: Callable[[Effect], None],
         crash: Callable[[BaseException], None],
     ) -> None:
@@ -77,7 +77,7 @@ class Actor:
                     effects = limit.apply(event, now)
                     kind = type(event)
                     if kind is not Arrive and kind is not Tick:  # of those, the effects tell all
-                        around.note(self, event)
+                        around.note(self, event, now)
                     for effect in effects:
                         around.deliver(effect)
                 self._awake = False

@@ -71,11 +71,15 @@ class Configuration:
         registry.on_implicit = self._save_soon
         registry.on_tokens_low = self._save_soon
 
-    def restore(self, state: State | None) -> None:
-        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3)."""
+    def restore(self, state: State | None, lost: bool = False) -> None:
+        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3).
+        `lost`: it is not what was saved last."""
+        registry = self._registry
+        if lost:
+            # Which tokens were given is not known. Microseconds since 1970 are more than ever could be.
+            registry.next_token = max(registry.next_token, time.time_ns() // 1000)
         if state is None:
             return
-        registry = self._registry
         registry.next_token = max(registry.next_token, state.token_mark)
         registry.tokens_low_at = state.token_mark
         saved_names = {saved.name for saved in state.limits}

@@ -29,6 +29,7 @@ from atmost.wire import (
     ListLimits,
     ListTickets,
     ReadLimit,
+    Recover,
     Release,
     Resume,
     Status,
@@ -222,10 +223,18 @@ class Connection(asyncio.Protocol):
     def _resume(self, message: Resume) -> None:
         self._known().resume(message)
 
-    def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
+    def _recover(self, message: Recover) -> None:
+        """What we have can be trusted: else closed.py would be here."""
+        self._check_may_change()
+        self.send(wire.Loss(message.request, []))
+
+    def _check_may_change(self) -> None:
         uid = self._known().uid
         if uid not in (0, os.geteuid()):
             raise errors.PermissionDenied("change them", uid)
+
+    def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
+        self._check_may_change()
         self._host.configuration.ask(message, self)
 
     def _ask(self, question: Question) -> None:
@@ -317,6 +326,7 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     Release: Connection._release,
     Keep: Connection._keep,
     Resume: Connection._resume,
+    Recover: Connection._recover,
     CreateLimit: Connection._change,
     UpdateLimit: Connection._change,
     DeleteLimit: Connection._change,

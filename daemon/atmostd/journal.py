@@ -22,10 +22,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from atmostd import config, records
+from atmostd.damage import Damage, Untrusted, move_aside
 from atmostd.records import AnyRecord, Damaged, Record
 
 NAME = "journal"
 _NEW = "journal.new"
+LOST = (
+    "who holds slots and who waits would no longer be known, nor what was spent since the state was "
+    "saved: clients that come back keep what they hold only if nobody else was given it"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +50,11 @@ class Journal:
         self._file = -1
         self._bytes = 0
         self._bytes_max = 0  # then it is replaced
-        self._begun = False  # before, what is noted will be in the first checkpoint
         self._lock: int | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._checkpoint: Callable[[], Iterable[Record]] = tuple
+        self._end_turn: Callable[[], None] = lambda: None
+        self._replace_next = False  # when this turn ends
 
     @property
     def path(self) -> Path:
@@ -58,24 +64,35 @@ class Journal:
         """Take the folder for this daemon and read what is there; None if there is nothing of this
         run of the host.
 
-        Raises JournalError if the folder cannot be used, Damaged if what is there cannot be trusted.
+        Raises JournalError if the folder cannot be used, Untrusted if what is there cannot be.
         """
         try:
             self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._take_lock()
-            return records.read(self._read(), self._boot_id)
-        except FileNotFoundError:
-            return None
         except OSError as error:
             raise JournalError(
                 f"cannot use the runtime folder {self._folder}: {error.strerror or error}; "
                 "mend that, or name another with --runtime-dir"
             ) from error
+        try:
+            return records.read(self._read(), self._boot_id)
+        except FileNotFoundError:
+            return None
+        except (Damaged, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise Untrusted(Damage(self.path, reason or str(error), LOST)) from error
 
-    def begin(self, checkpoint: Callable[[], Iterable[Record]]) -> None:
-        """Write what is true now into a new file. `checkpoint` gives that, also later."""
+    def accept_loss(self) -> list[Path]:
+        """Move what cannot be trusted aside. Returns its new name. Raises OSError."""
+        return [move_aside(self.path)] if os.path.lexists(self.path) else []
+
+    def begin(
+        self, checkpoint: Callable[[], Iterable[Record]], end_turn: Callable[[], None]
+    ) -> None:
+        """Write what is true now into a new file. `checkpoint` gives that, also later; `end_turn` has
+        write() called when nothing is half done."""
         self._checkpoint = checkpoint
-        self._begun = True
+        self._end_turn = end_turn
         self._replace()
 
     def close(self) -> None:
@@ -93,11 +110,15 @@ class Journal:
 
     def write(self) -> None:
         """Put this turn's records into the file. Called before any reply of the turn."""
-        if not self._noted or not self._begun:
+        if self._replace_next:
+            self._replace_next = False
+            self._replace()
+            return
+        if not self._noted:
             return
         noted, self._noted = self._noted, []
-        if self.trouble:
-            return  # the checkpoint that heals it has them all
+        if self.trouble or self._file < 0:
+            return  # the checkpoint that heals or begins it has them all
         data = records.frame(noted)
         try:
             written = os.write(self._file, data)
@@ -151,8 +172,14 @@ class Journal:
             f"the journal cannot be written to {self.path}: {reason} (limits are enforced, but who "
             "holds and waits would be known after a crash only from the clients)"
         )
-        loop = asyncio.get_running_loop()
-        self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._replace)
+        if self._retry is None:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._replace_next = True
+        self._end_turn()
 
     def _read(self) -> bytes:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -195,6 +195,13 @@ class Limit:
         self.level = Level(rate, settled_at, units)
         self._passers = list(passers)
 
+    def set_again(self, limit: int, rate: float | None, active: bool, at: int) -> None:
+        """As it was edited then; None leaves the rate as it is."""
+        self.limit = limit
+        self.active = active
+        if rate is not None:
+            self.level.change_rate(rate, at)
+
     def stand_again(self, ticket: Ticket) -> None:
         """The ticket waits here, as it did."""
         self.line.add(ticket)
@@ -290,6 +297,11 @@ class Limit:
 def take(ticket: Ticket, now: int) -> None:
     """The one place that takes slots: all that the ticket asks, in all of its limits."""
     ticket.state = State.ENDED  # unless it holds something that it can let go of
+    for part in ticket.parts:
+        if part.spend:
+            # A late timer counts from what was due, but not from before a level was last looked at:
+            # what is recorded as the instant has to give the same level again.
+            now = max(now, part.limit.level.settled_at)
     ticket.granted_at = now
     for part in ticket.parts:
         limit = part.limit

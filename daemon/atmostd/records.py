@@ -55,7 +55,7 @@ class SessionEnded(Record, frozen=True, array_like=True, tag="e"):
 
 
 class LimitIs(Record, frozen=True, array_like=True, tag="l"):
-    """A limit as it is after it was made or edited, and in a checkpoint."""
+    """A limit when it was made, and in a checkpoint."""
 
     name: str
     limit: int
@@ -65,6 +65,17 @@ class LimitIs(Record, frozen=True, array_like=True, tag="l"):
     spent_units: str  # level.py's, in decimal: they outgrow 64 bits
     settled_at: int
     passers: list[int]
+
+
+class Edited(Record, frozen=True, array_like=True, tag="c"):
+    """New settings, before whoever fits now goes. rate: None if it was not touched."""
+
+    name: str
+    limit: int
+    slot_decay_per_second: float | None
+    active: bool
+    implicit: bool
+    at: int
 
 
 class LimitDeleted(Record, frozen=True, array_like=True, tag="d"):
@@ -84,6 +95,7 @@ class Arrived(Record, frozen=True, array_like=True, tag="a"):
     strict: bool
     inside: list[int]
     by_process: bool
+    kept: bool = False  # its grant is from before; the token is the client's word for it
 
 
 class Went(Record, frozen=True, array_like=True, tag="g"):
@@ -92,6 +104,7 @@ class Went(Record, frozen=True, array_like=True, tag="g"):
     number: int
     token: int
     at: int
+    unguarded: list[str] = []  # limits that were inactive then
 
 
 class Stands(Record, frozen=True, array_like=True, tag="t"):
@@ -118,7 +131,16 @@ class Counted(Record, frozen=True, array_like=True, tag="n"):
 
 
 AnyRecord = (
-    SessionBegan | SessionEnded | LimitIs | LimitDeleted | Arrived | Went | Stands | Gone | Counted
+    SessionBegan
+    | SessionEnded
+    | LimitIs
+    | Edited
+    | LimitDeleted
+    | Arrived
+    | Went
+    | Stands
+    | Gone
+    | Counted
 )
 
 

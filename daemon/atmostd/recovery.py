@@ -18,6 +18,7 @@ from atmostd.records import (
     AnyRecord,
     Arrived,
     Counted,
+    Edited,
     Gone,
     LimitDeleted,
     LimitIs,
@@ -27,7 +28,7 @@ from atmostd.records import (
     Stands,
     Went,
 )
-from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of, unguarded_in
+from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of
 from atmostd.session import Session, Sessions
 from atmostd.ticket import State, Tick, Ticket
 
@@ -51,6 +52,7 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
         yield limit_is(actor)
     tickets: list[tuple[Ticket, Session]] = []
     for session in sessions:
+        session.record_anew()
         if session.tickets:
             session.record()
             yield session.began
@@ -73,8 +75,9 @@ def _ticket_is(ticket: Ticket, session: Session) -> Iterator[Record]:
         strict=ticket.strict,
         inside=[outer.number for outer in ticket.inside],
         by_process=request.by_process,
+        kept=request.kept,
     )
-    if request.token:
+    if ticket.state in (State.HELD, State.ENDED):
         taken = [part.limit.name for part in ticket.parts if part.taken and not part.limit.deleted]
         yield Stands(ticket.number, request.token, ticket.granted_at, taken, request.unguarded)
 
@@ -107,14 +110,20 @@ class Recovery:
                     self._sessions.end_idle([session])
             case LimitIs():
                 self._limit_is(record)
+            case Edited(name=name):
+                actor = self._registry.actors[name]
+                actor.implicit = record.implicit
+                actor.limit.set_again(
+                    record.limit, record.slot_decay_per_second, record.active, record.at
+                )
             case LimitDeleted(name=name):
                 if name in self._registry.actors:
                     self._registry.actors[name].limit.deleted = True
                     self._registry.forget(name)
             case Arrived():
                 self._arrived(record)
-            case Went(number=number, token=token, at=at):
-                self._went(number, token, at)
+            case Went():
+                self._went(record)
             case Stands():
                 self._stands(record)
             case Gone(number=number):
@@ -155,7 +164,9 @@ class Recovery:
             record.deadline,
             record.strict,
             tuple(self._tickets[n] for n in record.inside if n in self._tickets),
-            Request(session or _NOBODY, record.request, homes[0], record.by_process),
+            Request(
+                session or _NOBODY, record.request, homes[0], record.by_process, kept=record.kept
+            ),
         )
         ticket.state = State.WAITING
         ticket.missing = 0
@@ -169,14 +180,15 @@ class Recovery:
     def _home(self, name: str) -> Actor:
         return self._registry.actors.get(name) or self._registry.ghost(name)
 
-    def _went(self, number: int, token: int, at: int) -> None:
-        ticket = self._tickets[number]
+    def _went(self, record: Went) -> None:
+        ticket = self._tickets[record.number]
         request = request_of(ticket)
-        request.token = token
-        request.unguarded = unguarded_in(ticket)
-        take(ticket, at)
+        request.token = record.token
+        request.unguarded = record.unguarded
+        take(ticket, record.at)
         self._granted(ticket)
-        self._counted(0, token + 1)
+        if not request.kept:
+            self._counted(0, record.token + 1)
 
     def _stands(self, record: Stands) -> None:
         ticket = self._tickets[record.number]
@@ -189,7 +201,7 @@ class Recovery:
     def _granted(self, ticket: Ticket) -> None:
         request = request_of(ticket)
         if ticket.state is State.ENDED and isinstance(request.asker, Session):
-            request.asker.keep_outcome(request.number)
+            request.asker.keep_outcome(ticket)
 
     def _gone(self, number: int) -> None:
         ticket = self._tickets.pop(number, None)
@@ -197,7 +209,7 @@ class Recovery:
             leave(ticket)
             request = request_of(ticket)
             if isinstance(request.asker, Session):
-                request.asker.drop(request.number)
+                request.asker.drop(ticket)
 
     def _counted(self, arrivals: int, next_token: int) -> None:
         registry = self._registry

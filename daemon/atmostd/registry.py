@@ -21,7 +21,7 @@ from atmostd.actor import Actor, Surroundings
 from atmostd.clock import NANOSECONDS, Clock
 from atmostd.journal import Journal
 from atmostd.limit import Limit
-from atmostd.records import Arrived, Gone, LimitDeleted, LimitIs, Went
+from atmostd.records import Arrived, Edited, Gone, LimitDeleted, LimitIs, Went
 from atmostd.ticket import (
     Arrive,
     Edit,
@@ -237,16 +237,22 @@ class Registry:
                 ticket.strict,
                 [outer.number for outer in ticket.inside] if ticket.inside else [],
                 request.by_process,
+                request.kept,
             )
         )
 
-    def _note(self, actor: Actor, event: Event) -> None:
+    def _note(self, actor: Actor, event: Event, now: int) -> None:
         """What an event changed, for the journal; what effects tell is not said twice."""
         match event:
             case LetGo(ticket=ticket):
                 self._note_record(Gone(ticket.number))
             case Edit() if self.actors.get(actor.limit.name) is actor:
-                self._note_record(limit_is(actor))
+                # Not the level as it is: those who go by this very edit are told of one by one.
+                limit = actor.limit
+                rate = event.slot_decay_per_second
+                self._note_record(
+                    Edited(limit.name, limit.limit, rate, limit.active, actor.implicit, now)
+                )
 
     def forget_outcome(self, ticket: Ticket) -> None:
         """Its asker has seen what became of it, and nothing is left to let go of."""
@@ -282,7 +288,7 @@ class Registry:
         for part in ticket.parts:
             limit = part.limit
             if not limit.active:
-                request.unguarded = unguarded_in(ticket)
+                request.unguarded = [p.limit.name for p in ticket.parts if not p.limit.active]
                 continue
             if part.taken and limit.held > limit.limit:
                 raise BrokenInvariant(
@@ -290,7 +296,7 @@ class Registry:
                 )
             if part.spend:
                 self.on_spent()
-        self._note_record(Went(ticket.number, request.token, ticket.granted_at))
+        self._note_record(Went(ticket.number, request.token, ticket.granted_at, request.unguarded))
         request.asker.granted(ticket)
 
 
@@ -325,11 +331,6 @@ def ticket_of(
         owner=request,
         missing=len(parts),
     )
-
-
-def unguarded_in(ticket: Ticket) -> list[str]:
-    """Those of its limits that are not enforced now."""
-    return [part.limit.name for part in ticket.parts if not part.limit.active]
 
 
 def limit_is(actor: Actor) -> LimitIs:

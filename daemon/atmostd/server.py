@@ -61,13 +61,14 @@ class SocketFile:
 
 
 async def serve(
-    socket_file: SocketFile, protocol: Callable[[], asyncio.Protocol]
+    socket_file: SocketFile, protocol: Callable[[], asyncio.Protocol], for_now: bool = False
 ) -> asyncio.AbstractServer:
-    """Accept connections from now on."""
+    """Accept connections from now on. `for_now`: the socket outlives the server."""
     # The path is SocketFile's to unlink; Python 3.13 would do it too, as the server closes.
     kept: dict[str, Any] = {"cleanup_socket": False} if _server_unlinks() else {}
+    listening = socket_file.socket.dup() if for_now else socket_file.socket
     return await asyncio.get_running_loop().create_unix_server(
-        protocol, sock=socket_file.socket, backlog=config.BACKLOG, **kept
+        protocol, sock=listening, backlog=config.BACKLOG, **kept
     )
 
 

@@ -86,6 +86,10 @@ class Session:
             self._sessions.notes.note(self.began)
         return self.began.serial
 
+    def record_anew(self) -> None:
+        """A new journal knows nothing of us: a client without a ticket is not in its checkpoint."""
+        self._recorded = False
+
     # Its connection
 
     @property
@@ -192,32 +196,43 @@ class Session:
     # What became of requests
 
     def granted(self, ticket: Ticket) -> None:
-        request = request_of(ticket)
+        if not self._is_ours(ticket):
+            return
         if ticket.state is State.ENDED:  # spent: there is nothing to let go of
-            self.keep_outcome(request.number)
-        if not request.kept:
+            self.keep_outcome(ticket)
+        if not request_of(ticket).kept:
             self._tell_granted(ticket)
 
-    def keep_outcome(self, request: int) -> None:
+    def _is_ours(self, ticket: Ticket) -> bool:
+        """Not when it has been let go of meanwhile: another may have its number now."""
+        return self.tickets.get(request_of(ticket).number) is ticket
+
+    def keep_outcome(self, ticket: Ticket) -> None:
         """It may have to be told again."""
-        if request in self.tickets:
-            self._spent[request] = None
+        if self._is_ours(ticket):
+            self._spent[request_of(ticket).number] = None
             if len(self._spent) > config.SPENT_KEPT_MAX:
                 self._forget_outcome(next(iter(self._spent)))
 
-    def drop(self, request: int) -> None:
+    def drop(self, ticket: Ticket) -> None:
         """In a replay: it has ended."""
-        self._spent.pop(request, None)
-        self.tickets.pop(request, None)
+        if self._is_ours(ticket):
+            request = request_of(ticket).number
+            self._spent.pop(request, None)
+            del self.tickets[request]
 
     def refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None:
+        if not self._is_ours(ticket):
+            return
         request = request_of(ticket).number
-        self.tickets.pop(request, None)
+        del self.tickets[request]
         self._fail(request, errors.from_wire(code, code, fields))
 
     def timed_out(self, ticket: Ticket, places: dict[str, int]) -> None:
+        if not self._is_ours(ticket):
+            return
         request = request_of(ticket).number
-        self.tickets.pop(request, None)
+        del self.tickets[request]
         now = self._sessions.clock()
         self._fail(
             request,

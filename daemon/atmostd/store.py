@@ -15,18 +15,21 @@ import contextlib
 import fcntl
 import logging
 import os
+from datetime import datetime
 from pathlib import Path
 
 import aiofiles
 import aiofiles.os
 
 from atmostd import snapshot
+from atmostd.damage import Damage, Untrusted, move_aside
 from atmostd.snapshot import NewerSchema, SnapshotError, State
 
 CURRENT = "state"
 PREVIOUS = "state.previous"
 _NEW = "state.new"
 LOCK = "lock"
+NAMES_TOLD_MAX = 50  # of limits: a frame has to hold them
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class Store:
         self._folder = folder
         self._generation = 0  # of the newest file
         self._current_is_valid = False  # so it is worth keeping as the previous one
+        self._untrusted: list[Path] = []
+        self._best: State | None = None  # valid, but not the one that was saved last
         self._lock: int | None = None
 
     @property
@@ -51,10 +56,12 @@ class Store:
     def open(self) -> State | None:
         """Take the folder for this daemon and read what is there; None if nothing ever was.
 
-        Raises StoreError if the folder cannot be made, is another daemon's, or holds no valid state.
+        Raises StoreError if the folder cannot be made or is another's, Untrusted if what is in it
+        cannot be used; then accept_loss() is what is left.
         """
         try:
             _make_folder(self._folder)
+            self._check_owner()
             self._take_lock()
             return self._newest()
         except OSError as error:
@@ -62,6 +69,16 @@ class Store:
                 f"cannot use the state folder {self._folder}: {error.strerror}; "
                 "mend that, or name another with --state-dir"
             ) from error
+
+    def accept_loss(self) -> tuple[State | None, list[Path]]:
+        """Move what cannot be trusted aside. Returns the best state that is left, and the new names.
+        Raises OSError."""
+        aside = []
+        while self._untrusted:
+            aside.append(move_aside(self._untrusted[0]))
+            del self._untrusted[0]
+        _sync_folder(self._folder)
+        return self._best, aside
 
     def close(self) -> None:
         """Leave the folder to the next daemon."""
@@ -103,39 +120,68 @@ class Store:
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
 
+    def _check_owner(self) -> None:
+        """Whoever owns the folder could put another state in place of ours."""
+        owner = self._folder.stat().st_uid
+        if owner not in (0, os.geteuid()):
+            raise StoreError(
+                f"the state folder {self._folder} belongs to uid {owner}; "
+                "name a folder of your own with --state-dir"
+            )
+
     def _newest(self) -> State | None:
-        """The valid state that was saved last. Raises StoreError if there are only others."""
-        previous = self._folder / PREVIOUS
-        found: list[tuple[State, int]] = []
-        wrong = []
-        for path in (self.path, previous):
+        """The valid state that was saved last. Raises Untrusted if it cannot be told which that is."""
+        found: list[tuple[State, int, Path]] = []
+        wrong: list[tuple[Path, str]] = []
+        newer = False  # there is a state that is later than the valid one, and cannot be read here
+        for path in (self.path, self._folder / PREVIOUS):
             try:
-                found.append(snapshot.from_bytes(path.read_bytes()))
-                self._current_is_valid |= path == self.path
+                state, generation = snapshot.from_bytes(path.read_bytes())
+                found.append((state, generation, path))
             except FileNotFoundError:
                 continue
-            except NewerSchema as error:
-                if not found:
-                    raise StoreError(
-                        f"{path}: {error}. Start that one, or, to lose what it saved, move this "
-                        f"file away and put a backup of {self.path} back"
-                    ) from None
-            except SnapshotError as error:
-                wrong.append(f"{path}: {error}")
-        if not found and wrong:
-            raise StoreError(
-                "no valid state, and starting without one would open every limit: "
-                + "; ".join(wrong)
-                + f". Put a backup of {self.path} back, or, to lose all limits, move these files away"
-            )
+            except (SnapshotError, OSError) as error:
+                newer |= isinstance(error, NewerSchema) and not found
+                reason = error.strerror if isinstance(error, OSError) else None
+                wrong.append((path, reason or str(error)))
+        self._generation = max((generation for _, generation, _ in found), default=0)
+        self._current_is_valid = any(path == self.path for *_, path in found)
+        if newer or (wrong and not found):
+            self._untrusted = [path for path, _ in wrong]
+            self._best = found[0][0] if found else None
+            raise Untrusted(_damage(wrong, found))
+        for path, problem in wrong:
+            _log.error("damaged state file: %s: %s", path, problem)
         if not found:
             return None
-        for problem in wrong:
-            _log.error("damaged state file: %s", problem)
         if not self._current_is_valid:
-            _log.warning("the state is the one before the last save: %s", previous)
-        self._generation = max(generation for _, generation in found)
+            _log.warning("the state is the one before the last save: %s", found[0][2])
         return found[0][0]
+
+
+def _damage(wrong: list[tuple[Path, str]], found: list[tuple[State, int, Path]]) -> Damage:
+    """What an operator has to know before the loss is accepted."""
+    (first, why), *others = wrong
+    reason = f"{why} ({_when(first)})"
+    for path, its_reason in others:
+        reason += f"; {path}: {its_reason} ({_when(path)})"
+    if found:
+        state, _, path = found[0]
+        names = ", ".join(repr(saved.name) for saved in state.limits[:NAMES_TOLD_MAX]) or "none"
+        if len(state.limits) > NAMES_TOLD_MAX:
+            names += f" and {len(state.limits) - NAMES_TOLD_MAX} more"
+        lost = f"what was changed since {path} ({_when(path)}) would be lost; limits in that file: {names}"
+    else:
+        lost = "all limits that were created would be lost, with their settings and what is spent"
+    return Damage(first, reason, lost)
+
+
+def _when(path: Path) -> str:
+    try:
+        written = datetime.fromtimestamp(path.stat().st_mtime)
+    except OSError:
+        return "of unknown age"
+    return f"written {written:%Y-%m-%d %H:%M:%S}"
 
 
 def _make_folder(folder: Path) -> None:

@@ -44,7 +44,11 @@ class Turn:
         self._speakers.append(speaker)
         if not self._awake and not self._ending:
             self._ending = True
-            self._loop.call_soon(self._end)
+            self._loop.call_soon(self._end_unless_awake)
+
+    def end_soon(self) -> None:
+        """Have this turn end, and so the journal written, though nobody has anything to say."""
+        self.will_speak(_Nobody())
 
     async def over(self) -> None:
         """Wait until every message posted so far has been acted on."""
@@ -52,12 +56,26 @@ class Turn:
         self.will_speak(end)
         await end.reached
 
-    def _end(self) -> None:
+    def _end_unless_awake(self) -> None:
+        """An actor that was woken since then ends the turn, when it has acted: what is half done is no
+        state to write down."""
         self._ending = False
+        if not self._awake:
+            self._end()
+
+    def _end(self) -> None:
         self._write_journal()
         speakers, self._speakers = self._speakers, []
         for speaker in speakers:
             speaker.flush()
+
+
+class _Nobody:
+    """Has nothing to say."""
+
+    __slots__ = ()
+
+    def flush(self) -> None: ...
 
 
 class _End:

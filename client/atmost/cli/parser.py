@@ -29,6 +29,7 @@ COMMANDS = {
     "ps": "reading",
     "run": "run",
     "status": "status",
+    "recover": "recover",
     "sockname": "status",
 }
 
@@ -53,6 +54,7 @@ slots
 the daemon
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
+  recover                   what it kept and cannot trust, and going on without that
 
 options
   --socket PATH             the daemon's socket; else $ATMOST_SOCKET, /run/atmost/atmost.sock,

@@ -1,0 +1,217 @@
+"""A restart changes nothing: whatever happened, the journal brings back exactly what was true.
+
+Random scripts run in a world of real parts; after each turn the journal is replayed into a second
+one, and both must be the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atmost import wire
+from atmost.errors import AtmostError, ProtocolError
+from atmostd.session import Session
+from atmostd.ticket import State
+from tests.replay_world import FakeLine, FakeProcesses, World, replayed
+
+SECOND = 10**9
+NAMES = ["api", "db", "gpu"]
+CLIENTS = 3
+DECAYS = [0.0, 0.3, 1.0, 1000.0, 7.0]
+PAUSES = [1, 333_333_333, 10 * SECOND, 900_000, SECOND]
+
+Step = tuple[str, int, int, int]
+
+SMALL = st.integers(0, 15)
+STEP = st.tuples(
+    st.sampled_from(
+        [
+            *["acquire"] * 6,
+            *["release"] * 3,
+            *["turn"] * 4,
+            *["sleep"] * 2,
+            *("create", "edit", "edit", "delete", "checkpoint", "read"),
+            *("leave", "detach", "attach", "keep", "resume", "kill"),
+        ]
+    ),
+    SMALL,
+    SMALL,
+    SMALL,
+)
+STEPS_MAX = 60
+
+
+class Script:
+    """Does what the steps say, in one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sessions: list[Session | None] = [None] * CLIENTS
+        self.lines: list[FakeLine | None] = [None] * CLIENTS
+        self.asked = 0
+        self.next_pid = 100
+        self.names: list[bytes] = [b""] * CLIENTS
+        self.pids = [0] * CLIENTS
+
+    def do(self, step: Step) -> None:
+        what, a, b, c = step
+        method: Any = getattr(self, "_" + what)
+        try:
+            method(a, b, c)
+        except ProtocolError:
+            self._leave(a, 0, 0)  # what a connection does
+        except AtmostError:
+            pass  # refused at once: nothing was made
+
+    def _here(self, a: int) -> Session:
+        """A session of this client, with a connection."""
+        at = a % CLIENTS
+        session = self.sessions[at]
+        if session is not None and session.connected and self._is_known(session):
+            return session
+        if session is None or not self._is_known(session):
+            self.next_pid += 1
+            self.pids[at] = self.next_pid
+            self.names[at] = self.next_pid.to_bytes(16, "big")
+        line = self.lines[at] = FakeLine()
+        session = self.world.hello(self.names[at], self.pids[at])
+        self.sessions[at] = session
+        session.attach(line)
+        return session
+
+    def _is_known(self, session: Session) -> bool:
+        return any(session is known for known in self.world.sessions)
+
+    def _acquire(self, a: int, b: int, c: int) -> None:
+        session = self._here(a)
+        self.asked += 1
+        chosen = [name for bit, name in enumerate(NAMES) if (b % 7 + 1) >> bit & 1]
+        slots = 1 + c % 2
+        spends = c % 3 == 0
+        both = c % 5 == 4
+        outer = [n for n, t in session.tickets.items() if t.state is State.HELD][: a % 2]
+        session.acquire(
+            wire.Acquire(
+                self.asked,
+                {} if spends else dict.fromkeys(chosen, slots),
+                dict.fromkeys(chosen, 1) if spends or both else {},
+                [None, 0.0, 0.5, 3.0][(a + c) % 4],
+                strict=b > 12,
+                inside=outer,
+                by_process=c == 7,
+                seen=[n for n in session._spent if n % 2] if b % 2 else [],
+            )
+        )
+
+    def _release(self, a: int, b: int, _: int) -> None:
+        session = self._here(a)
+        asked = list(session.tickets) or [1]
+        session.release(wire.Release(asked[b % len(asked)]))
+
+    def _keep(self, a: int, b: int, c: int) -> None:
+        session = self._here(a)
+        self.asked += 1
+        known = [*session._unnamed, self.asked]
+        request = known[b % len(known)]
+        session.keep(wire.Keep(request, {NAMES[c % 3]: 1 + c % 2}, 5 + b, by_process=c == 7))
+
+    def _resume(self, a: int, b: int, _: int) -> None:
+        session = self._here(a)
+        for request in list(session._unnamed)[: b % 3]:
+            session.acquire(wire.Acquire(request, {"db": 1}))
+        session.resume(wire.Resume(self.asked))
+
+    def _attach(self, a: int, _: int, __: int) -> None:
+        session = self._here(a)
+        line = self.lines[a % CLIENTS] = FakeLine()
+        session.attach(line)
+
+    def _leave(self, a: int, _: int, __: int) -> None:
+        line = self.lines[a % CLIENTS]
+        session = self.sessions[a % CLIENTS]
+        if session is not None and line is not None and self._is_known(session):
+            session.leave(line)
+
+    def _detach(self, a: int, _: int, __: int) -> None:
+        line = self.lines[a % CLIENTS]
+        session = self.sessions[a % CLIENTS]
+        if session is not None and line is not None and self._is_known(session):
+            session.detach(line)
+
+    def _kill(self, a: int, _: int, __: int) -> None:
+        self.world.processes.kill(self.pids[a % CLIENTS], self.world.sessions)
+
+    def _create(self, a: int, b: int, c: int) -> None:
+        name = NAMES[a % 3]
+        if name not in self.world.registry.actors:
+            self.world.registry.make(name, b % 4, DECAYS[c % 5], active=b != 5)
+
+    def _edit(self, a: int, b: int, c: int) -> None:
+        name = NAMES[a % 3]
+        if name in self.world.registry.actors:
+            self.world.edit(
+                name,
+                None if b > 8 else b % 4,
+                None if c > 8 else DECAYS[c % 5],
+                [None, True, False, True][(b + c) % 4],
+            )
+
+    def _delete(self, a: int, _: int, __: int) -> None:
+        if NAMES[a % 3] in self.world.registry.actors:
+            self.world.delete(NAMES[a % 3])
+
+    def _sleep(self, a: int, b: int, _: int) -> None:
+        self.world.now += PAUSES[a % 5]
+        if b % 4:
+            self.world.ring()
+
+    def _checkpoint(self, *_: int) -> None:
+        self.world.checkpoint_next()
+
+    def _read(self, *_: int) -> None:
+        for actor in self.world.registry.actors.values():
+            actor.limit.active_slots(self.world.now)
+
+    def _turn(self, *_: int) -> None:
+        """Handled by whoever runs the script."""
+
+
+async def compare(world: World, folder: Path) -> None:
+    after = replayed(world, folder)
+    try:
+        assert after.facts() == world.facts()
+    finally:
+        after.close()
+
+
+async def run(steps: list[Step], folder: Path) -> None:
+    first, second = folder / "first", folder / "second"
+    world = World(first, FakeProcesses()).begin()
+    try:
+        script = Script(world)
+        for name, decay in zip(NAMES, (1.0, 0.0, 0.3), strict=True):
+            world.registry.make(name, 2, decay, active=True)
+        for step in steps:
+            script.do(step)
+            if step[0] == "turn":
+                await world.settle()
+                await compare(world, second)
+        await world.settle()
+        world.ring()
+        await world.settle()
+        await compare(world, second)
+    finally:
+        world.close()
+
+
+@settings(max_examples=1_000)
+@given(st.lists(STEP, max_size=STEPS_MAX))
+def test_a_restart_at_the_end_of_any_turn_changes_nothing(steps: list[Step]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(steps, Path(folder)))
