@@ -10,7 +10,7 @@ import pytest
 from atmost import errors, wire
 from atmost.asked import Asked, asked_of_concurrency, asked_of_rate_limit
 from atmost.errors import AtmostError, GrantLost, LimitExists, ProtocolError
-from atmost.exchange import SEEN_MAX, Exchange, ExistsAlready
+from atmost.exchange import SEEN_MAX, AskedTwice, Exchange
 from atmost.reconnecting import PAUSE_SECONDS_MIN, Reconnecting
 
 
@@ -227,7 +227,8 @@ def test_create_that_finds_the_name_taken(exchange: Exchange, repeated: bool) ->
         resumed(exchange)
     error = LimitExists("db")
     ((_, answer),) = hear(exchange, wire.Failed(number, error.code, str(error), error.fields))
-    assert type(answer) is (ExistsAlready if repeated else LimitExists)
+    assert isinstance(answer, LimitExists)
+    assert isinstance(answer.__cause__, AskedTwice) == repeated
     assert answer.name == "db"
 
 

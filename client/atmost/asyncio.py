@@ -18,7 +18,7 @@ from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.asyncio_connection import Connection
 from atmost.errors import GrantLost, LimitExists
-from atmost.exchange import RECONNECT_SECONDS, Answer, ExistsAlready
+from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
 __all__ = [
@@ -262,12 +262,13 @@ class Client:
         fields = (check_name(name), check_limit(limit), check_decay(slot_decay_per_second))
         try:
             return await self._limit(wire.CreateLimit, *fields, check_active(active))
-        except (
-            ExistsAlready
-        ):  # it was sent twice, because the connection was lost: did the first one?
+        except LimitExists as error:
+            if not isinstance(error.__cause__, AskedTwice):
+                raise
+            # The connection was lost before the answer: did the first one make it?
             found = await self.read_limit(name)
             if (found.limit, found.slot_decay_per_second, found.active) != (*fields[1:], active):
-                raise LimitExists(name) from None
+                raise
             return found
 
     async def read_limit(self, name: str) -> Limit:
