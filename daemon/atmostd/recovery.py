@@ -174,7 +174,7 @@ class Recovery:
             home.limit.stand_again(ticket)
         self._tickets[record.number] = ticket
         if session is not None:
-            session.tickets[record.request] = ticket
+            session.take_up(record.request, ticket)
         self._counted(record.number, 0)
 
     def _home(self, name: str) -> Actor:

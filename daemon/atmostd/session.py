@@ -214,6 +214,11 @@ class Session:
             if len(self._spent) > config.SPENT_KEPT_MAX:
                 self._forget_outcome(next(iter(self._spent)))
 
+    def take_up(self, request: int, ticket: Ticket) -> None:
+        """In a replay: it asks this, and no longer what had this number before."""
+        self._spent.pop(request, None)
+        self.tickets[request] = ticket
+
     def drop(self, ticket: Ticket) -> None:
         """In a replay: it has ended."""
         if self._is_ours(ticket):
