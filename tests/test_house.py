@@ -40,6 +40,7 @@ DAEMON_ORDER = [
     "ticket",
     "line",
     "level",
+    "files",
     "config",
 ]
 CLIENT_ORDER = [

@@ -92,7 +92,7 @@ class Daemon:
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
         if self.bounds != self._settings.bounds:
-            _log.warning(
+            _log.info(
                 "at most %d connections, not %d: there are only %d file descriptors; raise "
                 "LimitNOFILE= of the service, or ulimit -n",
                 self.bounds.connections,

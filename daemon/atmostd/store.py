@@ -20,7 +20,8 @@ from pathlib import Path
 import aiofiles
 import aiofiles.os
 
-from atmostd import snapshot
+from atmostd import files, snapshot
+from atmostd.files import NotOurs
 from atmostd.snapshot import NewerSchema, SnapshotError, State
 
 CURRENT = "state"
@@ -55,8 +56,14 @@ class Store:
         """
         try:
             _make_folder(self._folder)
+            files.check_folder(self._folder)
             self._take_lock()
+            files.check_place(self._folder / _NEW)
             return self._newest()
+        except NotOurs as error:
+            raise StoreError(
+                f"{error}; move it away, or name another folder with --state-dir"
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"cannot use the state folder {self._folder}: {error.strerror}; "
@@ -89,7 +96,7 @@ class Store:
         await asyncio.to_thread(_sync_folder, self._folder)
 
     def _take_lock(self) -> None:
-        lock = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = files.open_ours(self._folder / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,7 +117,7 @@ class Store:
         wrong = []
         for path in (self.path, previous):
             try:
-                found.append(snapshot.from_bytes(path.read_bytes()))
+                found.append(snapshot.from_bytes(files.read_ours(path)))
                 self._current_is_valid |= path == self.path
             except FileNotFoundError:
                 continue
