@@ -109,8 +109,6 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._session is None and self in self._host.refused:
-            if self._transport is not None:
-                self._transport.close()  # it has said its hello, so it reads now
             return
         self._take_some(iter(self._frames.feed(data)))
 
@@ -127,9 +125,7 @@ class Connection(asyncio.Protocol):
         self._frames = wire.FrameReader()
         self._held_back = None
         self._host.refused.discard(self)
-        if self in self._host.connections:
-            self._host.connections.discard(self)
-            self._host.door.leave(self._uid)
+        self._uncount()
         if self._hello_due is not None:
             self._hello_due.cancel()
         if self.read_all is not None and not self.read_all.done():
@@ -140,6 +136,11 @@ class Connection(asyncio.Protocol):
                 session.detach(self)
             else:
                 session.leave(self)
+
+    def _uncount(self) -> None:
+        if self in self._host.connections:
+            self._host.connections.discard(self)
+            self._host.door.leave(self._uid)
 
     def pause_writing(self) -> None:
         """Nothing: flush() counts what is unread, and cuts the connection at a bound."""
@@ -172,8 +173,8 @@ class Connection(asyncio.Protocol):
         self._refuse(ProtocolError(f"no hello within {self._host.bounds.hello_seconds:g} s"))
 
     def _turn_away(self, error: TooMany) -> None:
-        """There are too many connections. Closing at once could take our word from a client that is
-        about to send its hello, so that may come; but not for long, and not of many."""
+        """There are too many connections. A client that can't send its hello any more may not even look
+        for what we say, so it gets the time to; but not for long, and not many of them."""
         assert self._transport is not None
         self._fail(0, error)
         self.flush()
@@ -183,12 +184,11 @@ class Connection(asyncio.Protocol):
         self._host.refused.add(self)
         self._loop.call_later(config.CLOSE_SECONDS, self._transport.abort)
 
-    def _refuse(self, error: ProtocolError | TooMany) -> None:
+    def _refuse(self, error: ProtocolError) -> None:
         """Say why, and close: after bytes like these, nothing this client sends can be trusted."""
         if self._transport is None or self._transport.is_closing():
             return
-        if isinstance(error, ProtocolError):
-            _log.info("closing the connection of %s: %r", self._client(), error.problem)
+        _log.info("closing the connection of %s: %r", self._client(), error.problem)
         self._fail(0, error)
         self.flush()
         self._transport.close()
@@ -212,7 +212,10 @@ class Connection(asyncio.Protocol):
                 if room <= 0:
                     self._hold_back(bodies)
                     return
-        except (ProtocolError, TooMany) as error:
+        except TooMany as error:  # there are as many clients as may be
+            self._uncount()
+            self._turn_away(error)
+        except ProtocolError as error:
             self._refuse(error)
 
     def _hold_back(self, bodies: Iterator[memoryview]) -> None:
