@@ -40,6 +40,13 @@ class Bounded(RunningDaemon):
     def connect_mute(self) -> Mute:
         return self._kept(Mute(str(self.socket)))
 
+    def restart_neighbour(self) -> None:
+        """After a restart of the daemon: another one, in place of one that has ended."""
+        with self.client() as client:
+            client.delete_limit("neighbour")
+        self.neighbour = Neighbour(self)
+        self.neighbour.start()
+
     def _kept(self, client: AnyClient) -> AnyClient:
         self.clients.append(client)
         return client

@@ -18,7 +18,7 @@ import pytest
 from atmost import errors
 from atmost.asyncio import Client as AsyncClient
 from atmostd.config import BOUND_MAX, Bounds, Settings
-from tests.bad_manners import Neighbour, is_closed_with
+from tests.bad_manners import is_closed_with
 from tests.bounded import NOBODY, SOMEBODY, Bounded, bounded, needs_root, too_many
 from tests.protocol_client import Client, Failed, frame
 from tests.support import wait_until
@@ -231,10 +231,7 @@ def test_a_client_that_comes_back_is_not_refused_what_it_waits_for() -> None:
         for number in numbers:
             assert waiter.answer(number)[0] == "granted"
             waiter.send("release", number)
-        with running.client() as client:
-            client.delete_limit("neighbour")
-        running.neighbour = Neighbour(running)
-        running.neighbour.start()
+        running.restart_neighbour()
 
 
 def test_a_client_that_does_not_read() -> None:

@@ -52,8 +52,12 @@ class Actor:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody holds slots, waits, or is about to."""
-        return not (self.limit.holders or self.limit.line or self._inbox)
+        """Whether nobody holds slots, waits, or is about to wait: for another limit, too."""
+        if self.limit.holders or self.limit.line:
+            return False
+        return not any(
+            isinstance(event, Arrive) and len(event.ticket.parts) > 1 for event in self._inbox
+        )
 
     def post(self, event: Event) -> None:
         """Put a message into the inbox. It acts within this turn of the loop."""
