@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 from atmost import wire
 from atmostd import records, recovery
+from atmostd.config import Bounds
 from atmostd.journal import Journal
 from atmostd.limit import Limit
 from atmostd.peer import Peer, Processes
 from atmostd.records import AnyRecord
+from atmostd.refusals import Refusals
 from atmostd.registry import Registry, request_of
 from atmostd.session import Session, Sessions
 from atmostd.ticket import Delete, Edit, State, Ticket
@@ -89,12 +91,25 @@ class World:
         self.journal = Journal(folder, BOOT)
         self.alarms: list[tuple[int, Limit]] = []
         self.crashes: list[BaseException] = []
-        self.turn = Turn(self.journal.write)
+        self.turn = Turn(self.journal.write, self.clock)
+        bounds = Bounds()
+        refusals = Refusals(bounds, self.clock)
         self.registry = Registry(
-            lambda: self.now, self.turn, self.journal, self._wake_at, self.crashes.append
+            self.clock,
+            self.turn,
+            self.journal,
+            self._wake_at,
+            self.crashes.append,
+            bounds,
+            refusals,
         )
-        self.sessions = Sessions(self.registry, processes, lambda: self.now, self.journal)
+        self.sessions = Sessions(
+            self.registry, processes, self.clock, self.journal, bounds, refusals
+        )
         self._recorded = self.journal.open()
+
+    def clock(self) -> int:
+        return self.now
 
     def begin(self) -> World:
         """What __main__ does, but for the configuration and the socket."""
@@ -122,7 +137,7 @@ class World:
 
     def hello(self, name: bytes, pid: int) -> Session:
         message = wire.Hello(1, name, pid, ["job", str(pid)], "ada", "")
-        return self.sessions.greet(message, self.processes.peer(pid))
+        return self.sessions.greet(message, self.processes.peer(pid), is_admin=True)
 
     def edit(self, name: str, *fields: Any) -> None:
         self.registry.actors[name].post(Edit(*fields))

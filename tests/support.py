@@ -34,8 +34,9 @@ def wait_until(state: Callable[[], T], what: str = "") -> T:
 class RunningDaemon:
     """An atmostd of a test's own. `start` returns when it answers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self.options = options  # further words of the command line
         self.socket = folder / "s"
         self.state_dir = folder / "state"
         self.log = folder / "log"
@@ -49,6 +50,7 @@ class RunningDaemon:
             *("--socket", str(self.socket)),
             *("--state-dir", str(self.state_dir)),
             *("--runtime-dir", str(self.folder / "run")),
+            *self.options,
         ]
 
     @property

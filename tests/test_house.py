@@ -22,12 +22,15 @@ DAEMON_ORDER = [
     "connection",
     "recovery",
     "session",
+    "door",
     "peer",
     "decoding",
     "configuration",
     "listing",
     "registry",
+    "implicit",
     "actor",
+    "refusals",
     "turn",
     "clock",
     "store",
@@ -39,6 +42,7 @@ DAEMON_ORDER = [
     "ticket",
     "line",
     "level",
+    "files",
     "config",
 ]
 CLIENT_ORDER = [

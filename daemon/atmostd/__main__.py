@@ -27,9 +27,11 @@ from atmostd.config import Settings
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
+from atmostd.door import Door
 from atmostd.journal import Journal, JournalError
-from atmostd.peer import Processes
+from atmostd.peer import Admins, Processes
 from atmostd.records import AnyRecord
+from atmostd.refusals import Refusals
 from atmostd.registry import Registry
 from atmostd.server import SocketError, SocketFile, serve
 from atmostd.session import Sessions
@@ -49,15 +51,30 @@ class Daemon:
 
     def __init__(self, settings: Settings, store: Store, journal: Journal) -> None:
         self.clock = boot_time
-        self.turn = Turn(journal.write)
+        self.bounds = settings.bounds.within(_descriptors())
+        self.refusals = Refusals(self.bounds, self.clock)
+        self.admins = Admins(settings.admin_gid)
+        self.door = Door(self.bounds, self.refusals)
+        self.turn = Turn(journal.write, self.clock)
         self.connections: set[Connection] = set()
+        self.refused: set[Connection] = set()  # they may still read why
         self.processes = Processes()
         self._settings = settings
         self._journal = journal
         self._stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
-        self.registry = Registry(self.clock, self.turn, journal, self._alarm.set, self._crash)
-        self.sessions = Sessions(self.registry, self.processes, self.clock, journal)
+        self.registry = Registry(
+            self.clock,
+            self.turn,
+            journal,
+            self._alarm.set,
+            self._crash,
+            self.bounds,
+            self.refusals,
+        )
+        self.sessions = Sessions(
+            self.registry, self.processes, self.clock, journal, self.bounds, self.refusals
+        )
         self.configuration = Configuration(self.registry, store, self.turn, self.clock, _boot_id())
         self._started_at = self.clock()
 
@@ -89,6 +106,14 @@ class Daemon:
         server = await serve(socket_file, lambda: Connection(self))
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
+        if self.bounds != self._settings.bounds:
+            _log.info(
+                "at most %d connections, not %d: there are only %d file descriptors; raise "
+                "LimitNOFILE= of the service, or ulimit -n",
+                self.bounds.connections,
+                self._settings.bounds.connections,
+                _descriptors(),
+            )
         _log.info(
             "atmostd %s (pid %d) listens on %s; state in %s, %d limits; %d clients from before",
             paths.version(),
@@ -147,6 +172,10 @@ class Daemon:
     async def _stop_in_order(self) -> None:
         """Who asked is answered; who holds or waits will find it so at the next daemon."""
         await self.turn.over()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(config.STOP_SECONDS):
+                while any(connection.asks for connection in self.connections):
+                    await self.turn.over()
         for connection in list(self.connections):
             connection.close()
         self.registry.stop()
@@ -260,6 +289,12 @@ def _allow_many_descriptors() -> None:
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptors() -> int:
+    """How many this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _boot_id() -> str:

@@ -50,6 +50,15 @@ class Actor:
         self._sleep: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None  # from the first message on
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds slots, waits, or is about to wait: for another limit, too."""
+        if self.limit.holders or self.limit.line:
+            return False
+        return not any(
+            isinstance(event, Arrive) and len(event.ticket.parts) > 1 for event in self._inbox
+        )
+
     def post(self, event: Event) -> None:
         """Put a message into the inbox. It acts within this turn of the loop."""
         self._inbox.append(event)

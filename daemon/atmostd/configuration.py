@@ -172,7 +172,7 @@ class Configuration:
             registry.make(name, declared.limit, declared.slot_decay_per_second, declared.active)
         else:
             # Also a create: a request may have made it implicitly while the write was under way.
-            actor.implicit = declared.implicit
+            registry.set_implicit(actor, declared.implicit)
             if declared == _declared(actor):
                 return
             actor.post(Edit(declared.limit, declared.slot_decay_per_second, declared.active))

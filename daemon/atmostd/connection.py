@@ -4,6 +4,7 @@ Rule 1: bad bytes cost the client that sent them its connection and what its ses
 else anything.
 Rule 2: a client ends its session by ending the connection. When we end it, because the daemon stops
 or the client reads too slowly, the session goes on and the client comes back to it.
+Rule 3: a client that asks more than it may have in flight is read from again when that is answered.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, assert_never, cast
 
 from atmost import errors, paths, values, wire
-from atmost.errors import AtmostError, LimitNotFound, ProtocolError
+from atmost.errors import AtmostError, LimitNotFound, ProtocolError, TooMany
 from atmost.wire import (
     Acquire,
     CreateLimit,
@@ -39,9 +40,11 @@ from atmost.wire import (
 )
 from atmostd import config, listing
 from atmostd.clock import Clock
+from atmostd.config import Bounds
 from atmostd.configuration import Configuration
 from atmostd.decoding import WrongField, message_of, other_version
-from atmostd.peer import Processes
+from atmostd.door import Door
+from atmostd.peer import Admins, Processes, credentials
 from atmostd.registry import Registry
 from atmostd.session import Session, Sessions, failed
 from atmostd.turn import Turn
@@ -55,6 +58,10 @@ Question = ReadLimit | ListLimits | ListTickets | Status
 class Host(Protocol):
     """What a connection needs of the daemon around it."""
 
+    bounds: Bounds
+    admins: Admins
+    door: Door
+    refused: set[Connection]
     registry: Registry
     configuration: Configuration
     turn: Turn
@@ -76,25 +83,35 @@ class Connection(asyncio.Protocol):
         self._frames = wire.FrameReader()
         self._output: list[bytes] = []  # replies of this turn
         self._questions: list[Question] = []  # answered at its end, by what is true then
+        self._changes = 0  # asked for and not answered yet
+        self._held_back: Iterator[memoryview] | None = None  # frames that came with too many others
         self._speaks = False  # flush() will be called at the end of this turn
         self._transport: asyncio.Transport | None = None
         self._session: Session | None = None  # since its hello
         self._hello_due: asyncio.TimerHandle | None = None
         self._cut = False  # it is we who end it
+        self._uid = -1
+        self._is_admin = False  # may change limits
 
     # Its life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
+        ours = transport.get_extra_info("socket")
+        _, self._uid, _ = credentials(ours)
+        self._is_admin = self._host.admins.include(ours)
+        refusal = self._host.door.refusal(self._uid, self._is_admin)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        self._host.door.enter(self._uid)
         self._host.connections.add(self)
-        self._hello_due = self._loop.call_later(config.HELLO_SECONDS, self._no_hello)
+        self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
-        try:
-            for body in self._frames.feed(data):
-                self._take(body)
-        except ProtocolError as error:
-            self._refuse(error)
+        if self._session is None and self in self._host.refused:
+            return
+        self._take_some(iter(self._frames.feed(data)))
 
     def eof_received(self) -> bool:
         """Returns whether the other half goes on."""
@@ -107,7 +124,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._frames = wire.FrameReader()
-        self._host.connections.discard(self)
+        self._held_back = None
+        self._host.refused.discard(self)
+        self._uncount()
         if self._hello_due is not None:
             self._hello_due.cancel()
         if self.read_all is not None and not self.read_all.done():
@@ -118,6 +137,11 @@ class Connection(asyncio.Protocol):
                 session.detach(self)
             else:
                 session.leave(self)
+
+    def _uncount(self) -> None:
+        if self in self._host.connections:
+            self._host.connections.discard(self)
+            self._host.door.leave(self._uid)
 
     def pause_writing(self) -> None:
         """Nothing: flush() counts what is unread, and cuts the connection at a bound."""
@@ -147,7 +171,19 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _no_hello(self) -> None:
-        self._refuse(ProtocolError(f"no hello within {config.HELLO_SECONDS:g} s"))
+        self._refuse(ProtocolError(f"no hello within {self._host.bounds.hello_seconds:g} s"))
+
+    def _turn_away(self, error: TooMany) -> None:
+        """There are too many connections. A client that can't send its hello any more may not even look
+        for what we say, so it gets the time to; but not for long, and not many of them."""
+        assert self._transport is not None
+        self._fail(0, error)
+        self.flush()
+        if len(self._host.refused) >= config.REFUSED_AT_ONCE_MAX:
+            self._transport.close()
+            return
+        self._host.refused.add(self)
+        self._loop.call_later(config.CLOSE_SECONDS, self._transport.abort)
 
     def _refuse(self, error: ProtocolError) -> None:
         """Say why, and close: after bytes like these, nothing this client sends can be trusted."""
@@ -166,6 +202,41 @@ class Connection(asyncio.Protocol):
         return f"pid {self._session.pid} ({self._session.command})"
 
     # In
+
+    def _take_some(self, bodies: Iterator[memoryview]) -> None:
+        """Take what has come, but not more than may be in flight at once."""
+        room = self._host.bounds.requests_in_flight - len(self._questions) - self._changes
+        try:
+            for body in bodies:
+                self._take(body)
+                room -= 1
+                if room <= 0:
+                    self._hold_back(bodies)
+                    return
+        except TooMany as error:  # there are as many clients as may be
+            self._uncount()
+            self._turn_away(error)
+        except ProtocolError as error:
+            self._refuse(error)
+
+    def _hold_back(self, bodies: Iterator[memoryview]) -> None:
+        """Read no more until what was taken is answered, at the end of a turn at the earliest."""
+        self._held_back = bodies
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._speak()
+
+    def _go_on(self) -> None:
+        """Take what was held back, if there is room again."""
+        bodies = self._held_back
+        if bodies is None:
+            return
+        if len(self._questions) + self._changes >= self._host.bounds.requests_in_flight:
+            return
+        self._held_back = None
+        self._take_some(bodies)
+        if self._held_back is None and self._transport and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _take(self, body: memoryview) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -205,9 +276,14 @@ class Connection(asyncio.Protocol):
         except ProcessLookupError:
             self._transport.abort()
             return
-        self._session = self._host.sessions.greet(message, peer)
+        self._session = self._host.sessions.greet(message, peer, self._is_admin)
         self._session.attach(self)
         self.send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
+
+    @property
+    def asks(self) -> bool:
+        """Whether it has sent something that is not answered or not even looked at yet."""
+        return bool(self._questions or self._held_back)
 
     # Messages
 
@@ -229,12 +305,12 @@ class Connection(asyncio.Protocol):
         self.send(wire.Loss(message.request, []))
 
     def _check_may_change(self) -> None:
-        uid = self._known().uid
-        if uid not in (0, os.geteuid()):
-            raise errors.PermissionDenied("change them", uid)
+        if not self._is_admin:
+            raise errors.PermissionDenied("change them", self._uid)
 
     def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
         self._check_may_change()
+        self._changes += 1
         self._host.configuration.ask(message, self)
 
     def _ask(self, question: Question) -> None:
@@ -276,10 +352,12 @@ class Connection(asyncio.Protocol):
 
     def changed(self, request: int, record: wire.LimitRecord | None) -> None:
         """A change that this client asked for is durable and in force."""
+        self._changes -= 1
         self.send(Done(request) if record is None else wire.Limit(request, record))
 
     def failed(self, request: int, error: AtmostError) -> None:
         """A change that this client asked for was refused."""
+        self._changes -= 1
         self._fail(request, error)
 
     def send(self, message: wire.Message) -> None:
@@ -300,25 +378,37 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Answer the questions, and send the replies of this turn in one write."""
         self._speaks = False
-        questions, self._questions = self._questions, []
         transport = self._transport
         if transport is None:
             return
-        unread = transport.get_write_buffer_size() + sum(map(len, self._output))
-        for question in questions:
-            # Counted one by one: a few bytes of questions can ask for megabytes.
-            if unread <= config.OUTPUT_BYTES_MAX:
-                self._output.append(self._answered(question))
-                unread += len(self._output[-1])
         output, self._output = self._output, []
-        if not output:
-            return
-        if unread > config.OUTPUT_BYTES_MAX:
+        unread = transport.get_write_buffer_size() + sum(map(len, output))
+        bytes_max = self._host.bounds.output_bytes
+        if self._questions:
+            unread += self._answer_some(output, bytes_max - unread)
+        if unread > bytes_max:
             _log.warning("cutting off %s: it left %d bytes unread", self._client(), unread)
             self.cut()
             return
-        data = output[0] if len(output) == 1 else b"".join(output)
-        transport.write(data)
+        if output:
+            transport.write(output[0] if len(output) == 1 else b"".join(output))
+        if self._questions:
+            self._speak()  # in the next turn
+        if self._held_back is not None:
+            self._go_on()
+
+    def _answer_some(self, output: list[bytes], room: int) -> int:
+        """Answer questions while there is time and room for the answers. Returns their bytes."""
+        said = count = 0
+        for question in self._questions:
+            # Counted one by one: a few bytes of questions can ask for megabytes.
+            if said > room or not self._host.turn.may_answer():
+                break
+            output.append(self._answered(question))
+            said += len(output[-1])
+            count += 1
+        del self._questions[:count]
+        return said
 
 
 _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {

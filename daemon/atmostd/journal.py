@@ -17,12 +17,12 @@ import contextlib
 import fcntl
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from atmostd import config, records
+from atmostd import config, files, records
 from atmostd.damage import Damage, Untrusted, move_aside
+from atmostd.files import NotOurs
 from atmostd.records import AnyRecord, Damaged, Record
 
 NAME = "journal"
@@ -67,17 +67,24 @@ class Journal:
         Raises JournalError if the folder cannot be used, Untrusted if what is there cannot be.
         """
         try:
-            self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # If the socket is in it, that has made it already, as open as it needs.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.check_folder(self._folder)
             self._take_lock()
+            files.check_place(self._folder / _NEW)
+        except NotOurs as error:
+            raise self._not_ours(error) from error
         except OSError as error:
             raise JournalError(
                 f"cannot use the runtime folder {self._folder}: {error.strerror or error}; "
                 "mend that, or name another with --runtime-dir"
             ) from error
         try:
-            return records.read(self._read(), self._boot_id)
+            return records.read(files.read_ours(self.path), self._boot_id)
         except FileNotFoundError:
             return None
+        except NotOurs as error:
+            raise self._not_ours(error) from error
         except (Damaged, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             raise Untrusted(Damage(self.path, reason or str(error), LOST)) from error
@@ -181,23 +188,12 @@ class Journal:
         self._replace_next = True
         self._end_turn()
 
-    def _read(self) -> bytes:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
-                raise Damaged(f"it is no file of ours (uid {found.st_uid})")
-            return file.read()
+    def _not_ours(self, error: NotOurs) -> JournalError:
+        return JournalError(f"{error}; move it away, or name another folder with --runtime-dir")
 
     def _take_lock(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        owner = os.fstat(folder).st_uid
         try:
-            if owner not in (0, os.geteuid()):
-                raise JournalError(
-                    f"the runtime folder {self._folder} belongs to uid {owner}; name a folder of "
-                    "your own with --runtime-dir"
-                )
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(folder)

@@ -45,6 +45,7 @@ TIMER_LATE_NS_MAX = (
     1_000_000  # the timer's precision: of a longer delay the rest is lost, not made up
 )
 UNKNOWN_HOLDER = "the daemon's record of it was lost, and others have the slots now"
+NO_BOUND = 1 << 62
 DEADLINES_DEAD_MAX = 64  # entries of tickets that are gone, kept before the heap is made anew
 
 
@@ -62,13 +63,21 @@ class Limit:
         "limit",
         "line",
         "name",
+        "waiters_max",
         "wakes",
     )
 
     def __init__(
-        self, name: str, limit: int, slot_decay_per_second: float, active: bool, now: int
+        self,
+        name: str,
+        limit: int,
+        slot_decay_per_second: float,
+        active: bool,
+        now: int,
+        waiters_max: int = NO_BOUND,
     ) -> None:
         self.name = name
+        self.waiters_max = waiters_max  # against abuse: how long the line may get
         self.limit = limit
         self.active = active
         self.level = Level(slot_decay_per_second, now)
@@ -137,6 +146,8 @@ class Limit:
         if not self.line and len(ticket.parts) == 1 and self.has_room(ticket.parts[0].slots, now):
             take(ticket, now)  # an empty line: it is at the head already
             return [Granted(ticket)]
+        if len(self.line) >= self.waiters_max:
+            return _refuse([(ticket, self._too_many())], now)
         self.line.add(ticket)
         if ticket.missing:
             return []
@@ -237,6 +248,13 @@ class Limit:
 
     def _deleted(self) -> tuple[str, dict[str, object]]:
         return "limit_deleted", {"name": self.name}
+
+    def _too_many(self) -> tuple[str, dict[str, object]]:
+        return "too_many", {
+            "what": f"requests waiting for {self.name!r}",
+            "at_most": self.waiters_max,
+            "setting": "waiters_per_limit",
+        }
 
     def _held_by(self, tickets: Iterable[Ticket]) -> int:
         return sum(

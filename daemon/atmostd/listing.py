@@ -5,8 +5,10 @@ Rule: a page is made in one step from what is true now, and fits one frame.
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
 from atmost.wire import FRAME_BYTES_MAX, LimitRecord, Message, TicketRecord, encoded_bytes
@@ -18,6 +20,8 @@ from atmostd.registry import Registry, request_of
 from atmostd.ticket import Ticket
 
 PAGE_BYTES_MAX = FRAME_BYTES_MAX - 1024  # what is around the records of a page takes less
+
+_by_number = attrgetter("number")
 
 Record = TypeVar("Record", bound=Message)
 
@@ -83,14 +87,14 @@ def holders_told(tickets: Iterable[Limit], now: int) -> list[dict[str, object]]:
 
 
 def _ticket_records(limit: Limit, after_number: int, now: int) -> Iterator[TicketRecord]:
-    everyone: list[tuple[int, Ticket, int | None]] = [
-        (number, ticket, None) for number, ticket in limit.holders.items()
-    ]
-    everyone += [(ticket.number, ticket, place) for place, ticket in enumerate(limit.line, 1)]
-    everyone.sort(key=lambda entry: entry[0])
-    for _, ticket, place in everyone[
-        bisect_right([entry[0] for entry in everyone], after_number) :
-    ]:
+    """Lazily: a page takes a few hundred, and there may be 100,000 of them."""
+    holders = sorted(number for number in limit.holders if number > after_number)
+    line = list(limit.line)
+    start = bisect_right(line, after_number, key=_by_number)
+    held = ((number, limit.holders[number], None) for number in holders)
+    waiting = ((line[at].number, line[at], at + 1) for at in range(start, len(line)))
+    both: list[Iterator[tuple[int, Ticket, int | None]]] = [held, waiting]
+    for _, ticket, place in heapq.merge(*both, key=itemgetter(0)):
         yield _ticket_record(limit, ticket, place, now)
 
 

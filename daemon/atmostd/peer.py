@@ -1,4 +1,4 @@
-"""The process at the other end of a connection, in the kernel's words."""
+"""The process at the other end of a connection, in the kernel's words: which it is, and what it may."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import socket
 import struct
 
 _SO_PEERPIDFD = 77  # linux/socket.h, since 6.5; the socket module does not name it
+_SO_PEERGROUPS = 59  # the same, since 4.13
+_GROUPS_BYTES_MAX = 1024  # more Python does not ask for: 256 supplementary groups
+_GID = struct.Struct("I")
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid
 _STARTTIME = 19  # proc_pid_stat(5): field 22, counted from the one behind the name
 
@@ -69,10 +72,35 @@ class Processes:
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:
-    """pid (0 if it is of another pid namespace), uid and gid of who made this connection."""
+    """pid (0 if it is of another pid namespace), uid and gid of who made this connection, as they were
+    then."""
     told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
     pid, uid, gid = _PEERCRED.unpack(told)
     return pid, uid, gid
+
+
+class Admins:
+    """Who may change limits: root, the daemon's own user, and the members of a group if one is named."""
+
+    def __init__(self, gid: int | None) -> None:
+        self._gid = gid
+        self._uids = (0, os.geteuid())
+
+    def include(self, connection: socket.socket) -> bool:
+        """Whether who made this connection is one of them."""
+        _, uid, gid = credentials(connection)
+        if uid in self._uids:
+            return True
+        return self._gid is not None and (gid == self._gid or self._gid in groups(connection))
+
+
+def groups(connection: socket.socket) -> set[int]:
+    """The supplementary groups of who made this connection; none if they are more than 256."""
+    try:
+        told = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES_MAX)
+    except OSError:
+        return set()
+    return {gid for (gid,) in _GID.iter_unpack(told)}
 
 
 def _started(pid: int) -> int:

@@ -141,7 +141,7 @@ class Recovery:
                 record.active,
                 record.implicit,
             )
-        actor.implicit = record.implicit
+        self._registry.set_implicit(actor, record.implicit)
         actor.limit.put_back(
             record.limit,
             record.active,
@@ -221,6 +221,7 @@ class _Nobody:
     """The asker of tickets whose process has died."""
 
     pid = 0
+    uid = -1
     user = ""
     command = ""
 

@@ -19,11 +19,15 @@ from atmost.wire import Acquire, Keep
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
 from atmostd.clock import NANOSECONDS, Clock
+from atmostd.config import Bounds
+from atmostd.implicit import Implicit
 from atmostd.journal import Journal
 from atmostd.limit import Limit
 from atmostd.records import Arrived, Edited, Gone, LimitDeleted, LimitIs, Went
+from atmostd.refusals import Refusals
 from atmostd.ticket import (
     Arrive,
+    Delete,
     Edit,
     Effect,
     Event,
@@ -47,6 +51,9 @@ class Asker(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    @property
+    def uid(self) -> int: ...
 
     @property
     def user(self) -> str: ...
@@ -90,6 +97,8 @@ class Registry:
         journal: Journal,
         wake_at: Callable[[Limit, int], None],
         crash: Callable[[BaseException], None],
+        bounds: Bounds,
+        refusals: Refusals,
     ) -> None:
         self.actors: dict[str, Actor] = {}
         self.next_token = 1  # fencing tokens rise over all limits, so also over a limit made again
@@ -101,6 +110,9 @@ class Registry:
         self._around = Surroundings(clock, turn, self._note, self.deliver, crash)
         self._note_record = journal.note
         self._wake_at = wake_at
+        self._bounds = bounds
+        self._refusals = refusals
+        self._implicit = Implicit(bounds, refusals)
 
     # Limits
 
@@ -111,13 +123,25 @@ class Registry:
         slot_decay_per_second: float,
         active: bool,
         implicit: bool = False,
+        made_by: int | None = None,
     ) -> Actor:
-        """A new limit. Its name is valid and not taken."""
+        """A new limit. Its name is valid and not taken. `made_by`: whose request has made it."""
         assert name not in self.actors
-        rules = Limit(name, limit, slot_decay_per_second, active, self._around.clock())
+        now, waiters_max = self._around.clock(), self._bounds.waiters_per_limit
+        rules = Limit(name, limit, slot_decay_per_second, active, now, waiters_max)
         actor = self.actors[name] = Actor(rules, implicit, self._around)
+        if implicit:
+            self._implicit.add(name, made_by)
         self._note_record(limit_is(actor))
         return actor
+
+    def set_implicit(self, actor: Actor, implicit: bool) -> None:
+        """Whether this limit is still one that a request has made, and nobody has set by hand."""
+        if implicit and not actor.implicit:
+            self._implicit.add(actor.limit.name, None)
+        elif not implicit:
+            self._implicit.discard(actor.limit.name)
+        actor.implicit = implicit
 
     def ghost(self, name: str) -> Actor:
         """A limit that is deleted, for a ticket that outlived it."""
@@ -128,6 +152,7 @@ class Registry:
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
         del self.actors[name]
+        self._implicit.discard(name)
         self._note_record(LimitDeleted(name))
 
     def ring(self, limit: Limit, due: int) -> None:
@@ -205,21 +230,26 @@ class Registry:
             values.check_name(name)
         if strict:
             raise LimitNotFound(missing)
+        going = self._implicit.room_for(len(missing), asker.uid, self.actors, names)
+        for name in going:
+            idle = self.actors[name]
+            self.forget(name)
+            idle.post(Delete())
         for name in missing:
             self._make_implicitly(name, asker)
+            if not going:
+                _warn_of_implicit(name, asker)
+        if going:  # from now on there might be such lines without end
+            self._refusals.complain(
+                "forgotten",
+                f"requests have made so many limits that unused ones of them are forgotten, such as "
+                f"{going[0]!r}; the last one was made by pid {asker.pid}, {asker.command}",
+            )
 
     def _make_implicitly(self, name: str, asker: Asker) -> None:
         """semantics.md 2: a missing limit is created with limit=1, inactive, and the body runs."""
-        self.make(name, config.IMPLICIT_LIMIT, 0.0, active=False, implicit=True)
+        self.make(name, config.IMPLICIT_LIMIT, 0.0, active=False, implicit=True, made_by=asker.uid)
         self.on_implicit()
-        _log.warning(
-            "limit %r was made, inactive, by its first use (pid %d, %s): nothing is enforced; "
-            "activate it with: atmost update %s --limit N --enable",
-            name,
-            asker.pid,
-            asker.command,
-            shlex.quote(name),
-        )
 
     # The journal
 
@@ -352,6 +382,17 @@ def request_of(ticket: Ticket) -> Request:
     """What the shell knows of a ticket."""
     request: Request = ticket.owner
     return request
+
+
+def _warn_of_implicit(name: str, asker: Asker) -> None:
+    _log.warning(
+        "limit %r was made, inactive, by its first use (pid %d, %s): nothing is enforced; "
+        "activate it with: atmost update %s --limit N --enable",
+        name,
+        asker.pid,
+        asker.command,
+        shlex.quote(name),
+    )
 
 
 def _nobody_listens() -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from atmost import paths
-from atmostd import config
+from atmostd import config, files
+from atmostd.files import NotOurs
 
 
 class SocketError(Exception):
@@ -38,14 +39,16 @@ class SocketFile:
                 f"{paths.SOCKET_PATH_BYTES_MAX}: name a shorter one with --socket"
             )
         try:
-            path.parent.mkdir(mode=0o755 if mode & 0o007 else 0o700, parents=True, exist_ok=True)
-            _check_owner(path.parent)
+            _make_folder(path.parent, 0o755 if mode & 0o007 else 0o700)
+            files.check_folder(path.parent)
             self._lock = _take_lock(path)
             try:
                 self.socket = _listen(path, mode)
             except BaseException:
                 os.close(self._lock)
                 raise
+        except NotOurs as error:
+            raise SocketError(f"{error}; move it away, or name another with --socket") from error
         except OSError as error:
             raise SocketError(
                 f"cannot listen on {path}: {error.strerror or error}; "
@@ -79,11 +82,7 @@ def _server_unlinks() -> bool:
 
 
 def _take_lock(path: Path) -> int:
-    lock = os.open(
-        path.with_name(path.name + ".lock"),
-        os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-        0o600,
-    )
+    lock = files.open_ours(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,13 +97,11 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
-def _check_owner(folder: Path) -> None:
-    """Whoever owns the folder could put another socket in place of ours."""
-    owner = folder.stat().st_uid
-    if owner not in (0, os.geteuid()):
-        raise SocketError(
-            f"the folder {folder} belongs to uid {owner}; name a folder of your own with --socket"
-        )
+def _make_folder(folder: Path, mode: int) -> None:
+    """Whoever may connect has to get there, whatever the umask of who starts us."""
+    if not folder.is_dir():
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        folder.chmod(mode)
 
 
 def _listen(path: Path, mode: int) -> socket.socket:
@@ -123,12 +120,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise SocketError(f"{path} is no socket; move it away, or name another with --socket")
+    files.check_place(path, stat.S_ISSOCK)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))

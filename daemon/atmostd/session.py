@@ -17,12 +17,15 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from atmost import errors, wire
-from atmost.errors import AtmostError, ProtocolError
+from atmost.errors import AtmostError, ProtocolError, TooMany
 from atmost.wire import Acquire, Done, Failed, Granted, Hello, Keep, Release, Resume
 from atmostd import config, listing
 from atmostd.clock import NANOSECONDS, Clock
+from atmostd.config import Bounds
+from atmostd.door import Door
 from atmostd.peer import Peer, Processes
 from atmostd.records import SessionBegan, SessionEnded
+from atmostd.refusals import Refusals
 from atmostd.registry import Registry, request_of
 from atmostd.ticket import State, Ticket
 
@@ -52,6 +55,7 @@ class Session:
         self._peer = peer
         self._line: Line | None = None  # None: the client has not come back yet
         self._unnamed: set[int] = set()  # requests from before this connection
+        self._waiting: set[int] = set()  # requests that are in line, as far as we were told
         self._spent: dict[int, None] = {}  # requests that only spent: kept until they are seen
         self._recorded = False  # the journal knows who this is
         sessions.loop.add_reader(peer.pidfd, self._process_died)
@@ -102,11 +106,17 @@ class Session:
         if before is not None:
             before.cut()
         self._unnamed = set(self.tickets)
+        self._waiting = {
+            request
+            for request, ticket in self.tickets.items()
+            if ticket.state in (State.ARRIVING, State.WAITING)
+        }
 
     def detach(self, line: Line) -> None:
-        """We have ended this connection: the client will come back."""
+        """We have ended this connection: the client will come back, if it has anything."""
         if self._line is line:
             self._line = None
+            self._end_if_idle()
 
     def leave(self, line: Line) -> None:
         """The client has ended this connection, and so its session."""
@@ -148,18 +158,33 @@ class Session:
             if known.state in (State.HELD, State.ENDED):
                 self._tell_granted(known)
             return
+        self._check_count()
+        waiting = self._waiting
+        if len(waiting) >= self._sessions.bounds.waiters_per_connection:
+            raise self._too_many("waiters_per_connection", "waiting requests of this client")
         if self._sessions.held_back is not None:
             self._sessions.held_back.append((self, message))
+            waiting.add(message.request)
             return
         inside = tuple([self.tickets[n] for n in message.inside if n in self.tickets])
         self.tickets[message.request] = self._sessions.registry.acquire(self, message, inside)
+        waiting.add(message.request)
 
     def release(self, message: Release) -> None:
         """Let go of whatever the request has."""
         if message.request in self.tickets:
             self._let_go(message.request)
         elif self._sessions.held_back is not None:
+            self._waiting.discard(message.request)
             self._sessions.drop_held_back(self, message.request)
+
+    def acquire_at_last(self, message: Acquire) -> None:
+        """What was held back."""
+        self._waiting.discard(message.request)
+        try:
+            self.acquire(message)
+        except AtmostError as error:
+            self._fail(message.request, error)
 
     def keep(self, message: Keep) -> None:
         """The client holds this, whatever we know of it."""
@@ -169,6 +194,7 @@ class Session:
             if known.state is State.HELD:
                 return
             self._let_go(message.request)
+        self._check_count()
         self.tickets[message.request] = self._sessions.registry.readmit(self, message)
 
     def resume(self, message: Resume) -> None:
@@ -184,7 +210,17 @@ class Session:
             raise ProtocolError(f"request {request} is in use")
         self._unnamed.discard(request)
 
+    def _check_count(self) -> None:
+        if len(self.tickets) >= self._sessions.bounds.requests_per_connection:
+            what = "grants and waiting requests of this client"
+            raise self._too_many("requests_per_connection", what)
+
+    def _too_many(self, setting: str, what: str) -> TooMany:
+        who = f"pid {self.pid}, {self.command}"
+        return self._sessions.refusals.too_many(setting, what, who)
+
     def _let_go(self, request: int) -> None:
+        self._waiting.discard(request)
         self._spent.pop(request, None)
         self._sessions.registry.let_go(self.tickets.pop(request))
 
@@ -198,6 +234,7 @@ class Session:
     def granted(self, ticket: Ticket) -> None:
         if not self._is_ours(ticket):
             return
+        self._waiting.discard(request_of(ticket).number)
         if ticket.state is State.ENDED:  # spent: there is nothing to let go of
             self.keep_outcome(ticket)
         if not request_of(ticket).kept:
@@ -230,6 +267,7 @@ class Session:
         if not self._is_ours(ticket):
             return
         request = request_of(ticket).number
+        self._waiting.discard(request)
         del self.tickets[request]
         self._fail(request, errors.from_wire(code, code, fields))
 
@@ -237,6 +275,7 @@ class Session:
         if not self._is_ours(ticket):
             return
         request = request_of(ticket).number
+        self._waiting.discard(request)
         del self.tickets[request]
         now = self._sessions.clock()
         self._fail(
@@ -268,15 +307,24 @@ class Sessions:
     """All clients of this daemon, by the names that they have drawn for their sessions."""
 
     def __init__(
-        self, registry: Registry, processes: Processes, clock: Clock, notes: Notes
+        self,
+        registry: Registry,
+        processes: Processes,
+        clock: Clock,
+        notes: Notes,
+        bounds: Bounds,
+        refusals: Refusals,
     ) -> None:
         self.registry = registry
+        self.bounds = bounds
+        self.refusals = refusals
         self.clock = clock
         self.notes = notes
         self.loop = asyncio.get_running_loop()
         self._processes = processes
         self.held_back: list[tuple[Session, Acquire]] | None = None  # None: nothing is
         self._by_name: dict[bytes, Session] = {}
+        self._counted = Door(bounds, refusals)
         self._last_serial = 0
 
     def __len__(self) -> int:
@@ -285,8 +333,11 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(self._by_name.values())
 
-    def greet(self, hello: Hello, peer: Peer) -> Session:
-        """The client's session, new or from before; its peer is taken over. Raises ProtocolError."""
+    def greet(self, hello: Hello, peer: Peer, is_admin: bool) -> Session:
+        """The client's session, new or from before; its peer is taken over.
+
+        Raises ProtocolError, or TooMany if it is a new one that may not come in.
+        """
         known = self._by_name.get(hello.session)
         if known is not None:
             is_its = known.is_of(peer)
@@ -294,6 +345,10 @@ class Sessions:
             if not is_its:
                 raise ProtocolError("a session that is another process's")
             return known
+        refusal = self._counted.refusal(peer.uid, is_admin)
+        if refusal is not None:
+            peer.close()
+            raise refusal
         self._last_serial += 1
         began = SessionBegan(
             serial=self._last_serial,
@@ -331,10 +386,11 @@ class Sessions:
     def _let_the_others_in(self) -> None:
         held_back, self.held_back = self.held_back or [], None
         for session, message in held_back:
-            session.acquire(message)
+            session.acquire_at_last(message)
 
     def forget(self, session: Session) -> None:
-        self._by_name.pop(session.began.session, None)
+        if self._by_name.pop(session.began.session, None) is not None:
+            self._counted.leave(session.uid)
 
     def end_idle(self, sessions: Iterable[Session]) -> None:
         """Those that have nothing and are not here need no longer be known."""
@@ -343,6 +399,7 @@ class Sessions:
 
     def _add(self, began: SessionBegan, peer: Peer) -> Session:
         session = self._by_name[began.session] = Session(self, began, peer)
+        self._counted.enter(peer.uid)
         return session
 
 

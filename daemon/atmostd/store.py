@@ -21,8 +21,9 @@ from pathlib import Path
 import aiofiles
 import aiofiles.os
 
-from atmostd import snapshot
+from atmostd import files, snapshot
 from atmostd.damage import Damage, Untrusted, move_aside
+from atmostd.files import NotOurs
 from atmostd.snapshot import NewerSchema, SnapshotError, State
 
 CURRENT = "state"
@@ -61,9 +62,14 @@ class Store:
         """
         try:
             _make_folder(self._folder)
-            self._check_owner()
+            files.check_folder(self._folder)
             self._take_lock()
+            files.check_place(self._folder / _NEW)
             return self._newest()
+        except NotOurs as error:
+            raise StoreError(
+                f"{error}; move it away, or name another folder with --state-dir"
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"cannot use the state folder {self._folder}: {error.strerror}; "
@@ -106,7 +112,7 @@ class Store:
         await asyncio.to_thread(_sync_folder, self._folder)
 
     def _take_lock(self) -> None:
-        lock = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = files.open_ours(self._folder / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -120,15 +126,6 @@ class Store:
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
 
-    def _check_owner(self) -> None:
-        """Whoever owns the folder could put another state in place of ours."""
-        owner = self._folder.stat().st_uid
-        if owner not in (0, os.geteuid()):
-            raise StoreError(
-                f"the state folder {self._folder} belongs to uid {owner}; "
-                "name a folder of your own with --state-dir"
-            )
-
     def _newest(self) -> State | None:
         """The valid state that was saved last. Raises Untrusted if it cannot be told which that is."""
         found: list[tuple[State, int, Path]] = []
@@ -136,7 +133,7 @@ class Store:
         newer = False  # there is a state that is later than the valid one, and cannot be read here
         for path in (self.path, self._folder / PREVIOUS):
             try:
-                state, generation = snapshot.from_bytes(path.read_bytes())
+                state, generation = snapshot.from_bytes(files.read_ours(path))
                 found.append((state, generation, path))
             except FileNotFoundError:
                 continue

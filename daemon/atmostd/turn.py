@@ -3,6 +3,7 @@
 Rule 1: a connection's replies of one turn leave in one write, after every actor that had a message in
 this turn has taken its steps.
 Rule 2: before the first of them leaves, the journal has what was decided.
+Rule 3: answering questions takes a bounded part of a turn; who comes too late goes on in the next one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Protocol
+
+from atmostd import config
+from atmostd.clock import Clock
 
 
 class Speaker(Protocol):
@@ -22,10 +26,20 @@ class Speaker(Protocol):
 class Turn:
     """Knows which actors are awake and who has something to say."""
 
-    __slots__ = ("_awake", "_ending", "_loop", "_speakers", "_write_journal")
+    __slots__ = (
+        "_answer_until",
+        "_awake",
+        "_clock",
+        "_ending",
+        "_loop",
+        "_speakers",
+        "_write_journal",
+    )
 
-    def __init__(self, write_journal: Callable[[], None]) -> None:
+    def __init__(self, write_journal: Callable[[], None], clock: Clock) -> None:
         self._write_journal = write_journal
+        self._clock = clock
+        self._answer_until: int | None = None  # for the questions of this turn; None: none yet
         self._loop = asyncio.get_running_loop()
         self._awake = 0  # actors that have messages to go through
         self._speakers: list[Speaker] = []
@@ -50,6 +64,13 @@ class Turn:
         """Have this turn end, and so the journal written, though nobody has anything to say."""
         self.will_speak(_Nobody())
 
+    def may_answer(self) -> bool:
+        """Whether there is time left in this turn for one more question. There is for the first."""
+        now = self._clock()
+        if self._answer_until is None:
+            self._answer_until = now + config.ANSWER_NANOSECONDS_A_TURN
+        return now < self._answer_until
+
     async def over(self) -> None:
         """Wait until every message posted so far has been acted on."""
         end = _End(self._loop.create_future())
@@ -65,6 +86,7 @@ class Turn:
 
     def _end(self) -> None:
         self._write_journal()
+        self._answer_until = None
         speakers, self._speakers = self._speakers, []
         for speaker in speakers:
             speaker.flush()

@@ -1,0 +1,66 @@
+"""Files and folders that only we, or root, may have put there.
+
+Rule 1: a file of ours is no link and belongs to us or to root; anything else in its place may be a
+trap, and is refused, never removed or written through.
+Rule 2: a folder of ours belongs to us or to root. It may be a link that one of us has made, since
+systemd makes such links (DynamicUser=) and operators do, but nobody else's.
+Rule 3: what is opened is checked as it was opened, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+
+class NotOurs(Exception):
+    """What is found in the place of a file of ours; the message says what and whose."""
+
+
+def check_folder(folder: Path) -> None:
+    """Raises NotOurs, or OSError if there is none."""
+    for found in (folder.lstat(), folder.stat()):
+        if not _is_ours(found):
+            raise NotOurs(f"the folder {folder} belongs to uid {found.st_uid}")
+
+
+def check_place(path: Path, is_kind: Callable[[int], bool] = stat.S_ISREG) -> None:
+    """Whether our file, or none, is at this path. Raises NotOurs."""
+    try:
+        _check(path, path.lstat(), is_kind)
+    except FileNotFoundError:
+        return
+
+
+def open_ours(path: Path, flags: int) -> int:
+    """A descriptor of our file, narrow if it is made now. Raises NotOurs, or OSError."""
+    check_place(path)  # for a good message: of a link, open() would say only ELOOP
+    # A pipe in its place must not make us wait.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        _check(path, os.fstat(descriptor), stat.S_ISREG)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_ours(path: Path) -> bytes:
+    """All of our file. Raises NotOurs, or OSError if there is none."""
+    with open(open_ours(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _check(path: Path, found: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise NotOurs(f"{path} is a link")
+    if not _is_ours(found):
+        raise NotOurs(f"{path} belongs to uid {found.st_uid}")
+    if not is_kind(found.st_mode):
+        raise NotOurs(f"{path} is no {'socket' if is_kind is stat.S_ISSOCK else 'file'}")
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return found.st_uid in (0, os.geteuid())
