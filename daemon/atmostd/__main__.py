@@ -98,6 +98,7 @@ class Daemon:
                 self._settings.runtime_dir,
             )
             self.sessions.let_holders_come_first()
+        await self.turn.over()  # the limits are as they were saved; only then save them again
         await self._save_first()
         self._journal.begin(
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon

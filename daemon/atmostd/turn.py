@@ -2,7 +2,9 @@
 
 Rule 1: a connection's replies of one turn leave in one write, after every actor that had a message in
 this turn has taken its steps.
-Rule 2: before the first of them leaves, the journal has what was decided.
+Rule 2: before the first of them leaves, the journal has what was decided. A turn goes into it whole: a
+request that was written before its limits have looked at it could wait for ever after a restart, for
+slots that it can never have.
 Rule 3: answering questions takes a bounded part of a turn; who comes too late goes on in the next one.
 """
 
