@@ -19,6 +19,7 @@ LEVELS_SAVE_SECONDS = 30.0  # spent levels on disk are at most so old after a po
 TOKENS_RESERVED = 1_000_000_000
 JOURNAL_BYTES_MAX = 8 * 1024 * 1024  # the journal is replaced by a checkpoint then, but not before
 JOURNAL_GROWTH = 4  # it is so many times the last one: the work stays a small part of all
+JOURNAL_LOOK_SECONDS = 10.0  # whether it is there still: a write to a deleted file succeeds
 JOURNAL_RETRY_SECONDS = 1.0  # after a write that failed
 SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
