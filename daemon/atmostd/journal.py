@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -127,14 +128,12 @@ class Journal:
             return  # the checkpoint that heals or begins it has them all
         data = records.frame(noted)
         try:
-            written = os.write(self._file, data)
-            if written < len(data):
-                raise OSError(0, f"only {written} of {len(data)} bytes could be written")
+            _write_all(self._file, data)
         except OSError as error:
             self._torn = True
             self._fail(error, "written")
             return
-        self._bytes += written
+        self._bytes += len(data)
         if self._bytes > self._bytes_max:
             self._replace()
 
@@ -242,6 +241,10 @@ class Journal:
 
 
 def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+    """One write, unless the disk takes only a part: the next one then says why. Raises OSError."""
+    written = os.write(file, data)
+    while written < len(data):
+        more = os.write(file, data[written:])
+        if not more:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        written += more

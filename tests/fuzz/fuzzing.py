@@ -261,7 +261,12 @@ class Fuzzer:
     def _changed(self, body: bytes) -> bytes:
         try:
             return source_way(self._source)(self._source, body)
-        except (ValueError, TypeError, IndexError):  # a way for msgpack alone, and this is none
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ):  # a way for msgpack alone, and this is none
             return raw(body[::-1])
 
     def _piece(self) -> bytes:
