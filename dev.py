@@ -29,6 +29,7 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   check          formatting, lint and types: ruff format --check, ruff check, mypy
   bench [ARGS]   measure speed against the physical floor
   chaos [ARGS]   kill daemon and clients at random for a while, then judge what their clocks say
+  fuzz [ARGS]    look for bytes that the daemon cannot take: --seconds N (60)
 
 The first run makes .venv in this checkout (with uv if there is one, else with venv and pip) and
 installs what the command needs. Paths in ARGS start at the checkout.
@@ -77,6 +78,7 @@ EXTRAS = {  # command -> what it installs; nothing that it does not need
     "check": ["daemon", "dev"],  # the same as test, or .ci/run would install twice
     "bench": ["daemon"],
     "chaos": ["daemon"],
+    "fuzz": ["daemon", "dev"],
 }
 
 
@@ -154,6 +156,7 @@ def commands_of(command: str, args: list[str]) -> list[list[str]]:
         "check": [[*ruff, "format", "--check", "."], [*ruff, "check", "."], ["-m", "mypy"]],
         "bench": [["bench/run.py", *args]],
         "chaos": [["chaos/run.py", *args]],
+        "fuzz": [["-m", "tests.fuzz", *args]],
     }[command]
 
 

@@ -24,13 +24,13 @@ from tests.protocol_client import Client, frame
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 from tests.test_wire import BODIES, INDEX
 
-FRAMES = int(os.environ.get("ATMOST_FRAMES", "20000"))
+FRAMES = int(os.environ.get("ATMOST_FRAMES", "100000"))
 SEED = int(os.environ.get("ATMOST_SEED", "1"))
 FRAMES_IN_A_ROW_MAX = 6  # on one connection; bad bytes hide what comes after them
 CONNECTIONS_AT_ONCE = 32
 MEMORY_KB_MAX = 150 * 1024  # with the thousands of limits that these frames make
 
-HELLO = frame("hello", 1, bytes(16), 1, ["job"], "ada", "")
+SESSIONS = [bytes([number]) * 16 for number in range(8)]  # that come back again and again
 SENT = [body for line, body in zip(INDEX, BODIES, strict=True) if line["from"] == "client"]
 MESSAGES: list[list[Any]] = [msgpack.unpackb(body) for body in SENT]
 ODD: list[Any] = [
@@ -103,6 +103,15 @@ def row_of_frames(random: random.Random) -> list[bytes]:
     return [random.choice(WAYS)(random, random.choice(SENT)) for _ in range(count)]
 
 
+def hello_of(random: random.Random) -> bytes:
+    """Mostly a good one, of a session that is known or not; else none, or a bad one."""
+    session = random.choice([*SESSIONS, random.randbytes(16)])
+    hello = msgpack.packb(["hello", 1, session, 1, ["job"], "ada", ""])
+    if random.random() < 0.9:
+        return raw(hello)
+    return random.choice([b"", random.choice(WAYS)(random, hello)])
+
+
 def speak(daemon: RunningDaemon, row: list[bytes], hello: bytes) -> socket.socket:
     """Send all of it on a connection of its own."""
     connection = socket.socket(socket.AF_UNIX)
@@ -140,11 +149,14 @@ def test_random_frames_harm_nobody(daemon: RunningDaemon) -> None:
         for _ in range(CONNECTIONS_AT_ONCE):
             row = row_of_frames(source)
             sent += len(row)
-            connections.append(speak(daemon, row, HELLO if source.random() < 0.95 else b""))
+            connections.append(speak(daemon, row, hello_of(source)))
         heard += sum(map(hear, connections))
         neighbour.goes_on()
     assert heard > FRAMES / 10  # else the daemon would have slept through all this
     neighbour.end()
+    for session in SESSIONS:  # one that was cut off still has what it had, until it comes back
+        good = [frame("hello", 1, session, 1, ["job"], "ada", ""), frame("resume", 1)]
+        hear(speak(daemon, good[1:], good[0]))
     client = Client(str(daemon.socket))
     wait_until(lambda: client.ask("status")[11] == 0, "nobody waits any more")
     client.close()

@@ -41,6 +41,7 @@ LEVELS_SAVE_SECONDS = 30.0  # spent levels on disk are at most so old after a po
 TOKENS_RESERVED = 1_000_000_000
 JOURNAL_BYTES_MAX = 8 * 1024 * 1024  # the journal is replaced by a checkpoint then, but not before
 JOURNAL_GROWTH = 4  # it is so many times the last one: the work stays a small part of all
+JOURNAL_LOOK_SECONDS = 10.0  # whether it is there still: a write to a deleted file succeeds
 JOURNAL_RETRY_SECONDS = 1.0  # after a write that failed
 RECLAIM_SECONDS = (
     1.0  # for holders to say so, if the journal was lost; clients come back in half of it

@@ -7,13 +7,16 @@ Rule 2: after a write that failed nothing more is written to that file: what fol
 could not be read. The limits go on being enforced from memory, `trouble` says why, and a checkpoint
 into a new file heals it as soon as the disk does.
 Rule 3: a file that has grown is replaced by a checkpoint: what is true now, written beside it and
-renamed over it.
+renamed over it. While that fails, the old one goes on.
+Rule 4: a file that somebody took away takes writes still, and nobody would find them: it is looked
+after from time to time, and made again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -55,6 +58,8 @@ class Journal:
         self._checkpoint: Callable[[], Iterable[Record]] = tuple
         self._end_turn: Callable[[], None] = lambda: None
         self._replace_next = False  # when this turn ends
+        self._torn = False  # a write to the file failed: no more of them
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def path(self) -> Path:
@@ -104,8 +109,9 @@ class Journal:
 
     def close(self) -> None:
         """Leave the folder to the next daemon. What is in the file is what that one goes on with."""
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._look):
+            if timer is not None:
+                timer.cancel()
         for descriptor in (self._file, self._lock):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
@@ -124,17 +130,20 @@ class Journal:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        if self.trouble or self._file < 0:
+        if self._torn or self._file < 0:
             return  # the checkpoint that heals or begins it has them all
         data = records.frame(noted)
         try:
-            written = os.write(self._file, data)
-            if written < len(data):
-                raise OSError(0, f"only {written} of {len(data)} bytes could be written")
+            _write_all(self._file, data)
         except OSError as error:
-            self._fail(error)
+            self._torn = True
+            self._fail(error, "written")
             return
-        self._bytes += written
+        self._bytes += len(data)
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(
+                config.JOURNAL_LOOK_SECONDS, self._look_after
+            )
         if self._bytes > self._bytes_max:
             self._replace()
 
@@ -160,8 +169,10 @@ class Journal:
                     new.unlink()  # it may be what fills the disk
                 raise
         except OSError as error:
-            self._fail(error)
+            self._bytes_max = 2 * self._bytes
+            self._fail(error, "written" if self._torn or self._file < 0 else "replaced")
             return
+        self._torn = False
         if self._file >= 0:
             os.close(self._file)
         self._file = file
@@ -171,14 +182,16 @@ class Journal:
             _log.warning("the journal is kept again in %s", self.path)
             self.trouble = ""
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError, what: str) -> None:
         reason = error.strerror or str(error)
         if not self.trouble:
-            _log.error("cannot write the journal %s: %s", self.path, reason)
-        self.trouble = (
-            f"the journal cannot be written to {self.path}: {reason} (limits are enforced, but who "
-            "holds and waits would be known after a crash only from the clients)"
-        )
+            _log.error("the journal %s cannot be %s: %s", self.path, what, reason)
+        self.trouble = f"the journal {self.path} cannot be {what}: {reason}"
+        if what == "written":
+            self.trouble += (
+                " (limits are enforced, but who holds and waits would be known after a crash only "
+                "from the clients)"
+            )
         if self._retry is None:
             loop = asyncio.get_running_loop()
             self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._try_again)
@@ -187,6 +200,21 @@ class Journal:
         self._retry = None
         self._replace_next = True
         self._end_turn()
+
+    def _look_after(self) -> None:
+        """See whether the file is there still, some time after a write; if not, make another."""
+        self._look = None
+        if self.trouble:
+            return  # that is made again already
+        try:
+            is_there = os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except OSError:
+            is_there = False
+        if not is_there:
+            _log.error("somebody took the journal %s away; it is made again", self.path)
+            self._torn = True
+            self._replace_next = True
+            self._end_turn()
 
     def _not_ours(self, error: NotOurs) -> JournalError:
         return JournalError(f"{error}; move it away, or name another folder with --runtime-dir")
@@ -208,6 +236,10 @@ class Journal:
 
 
 def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+    """One write, unless the disk takes only a part: the next one then says why. Raises OSError."""
+    written = os.write(file, data)
+    while written < len(data):
+        more = os.write(file, data[written:])
+        if not more:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        written += more

@@ -195,4 +195,30 @@ def read(data: bytes, boot_id: str) -> list[AnyRecord] | None:
         except (ValueError, RecursionError) as error:
             raise Damaged(f"the records at byte {body} are none: {error}") from error
         at = body + length
+    _check_order(records)
     return records
+
+
+def _check_order(records: Sequence[AnyRecord]) -> None:
+    """Whatever a record speaks of was told of before. Raises Damaged."""
+    clients: set[int] = {0}  # 0: one that had died
+    tickets: set[int] = set()
+    limits: set[str] = set()
+    for record in records:
+        match record:
+            case SessionBegan(serial=serial):
+                clients.add(serial)
+            case LimitIs(name=name):
+                limits.add(name)
+            case LimitDeleted(name=name):
+                limits.discard(name)
+            case Edited(name=name) if name not in limits:
+                raise Damaged(f"it edits {name!r}, which it does not know")
+            case Arrived(number=number, serial=serial):
+                if serial not in clients:
+                    raise Damaged(f"ticket {number} is of a client that it does not know")
+                tickets.add(number)
+            case Went(number=number) | Stands(number=number) if number not in tickets:
+                raise Damaged(f"ticket {number} is granted, which it does not know")
+            case Gone(number=number):
+                tickets.discard(number)
