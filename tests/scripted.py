@@ -33,8 +33,8 @@ class Peer:
         self.session = b""
         self.resume = 0  # the number of the Resume that was heard last
 
-    def hear(self, kind: type[M]) -> M:
-        """The next message, which is of this kind."""
+    def hear(self, kind: type[M], but: type[wire.Message] | None = None) -> M:
+        """The next message, which is of this kind; those of the kind `but` are passed over."""
         while not self._heard:
             data = self._connected.recv(65536)
             assert data, f"no {kind.__name__}: the client has ended the connection"
@@ -42,6 +42,8 @@ class Peer:
                 wire.decode_client_message(bytes(body)) for body in self._frames.feed(data)
             ]
         message = self._heard.popleft()
+        if but is not None and isinstance(message, but):
+            return self.hear(kind, but)
         assert isinstance(message, kind), f"{message} is no {kind.__name__}"
         return message
 

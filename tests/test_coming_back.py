@@ -232,6 +232,36 @@ def test_a_time_out_goes_on_counting(
     assert told.value.fields["waited_seconds"] >= 0.5
 
 
+def test_a_time_out_that_was_not_heard_is_none_the_less(
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
+) -> None:
+    """The slots may be free by now, but its time was up."""
+    client.create_limit("db", 1)
+    waiter = connect()
+    restart(daemon, end)
+    waiter.come_back()
+    number = waiter.request("acquire", {"db": 1}, {}, 0.5, False, [], False, [], True)
+    with pytest.raises(Failed) as told:
+        waiter.answer(number)
+    assert told.value.code == "acquire_timeout"
+    assert told.value.fields["slots"] == {"db": 1}
+    assert told.value.fields["waited_seconds"] == 0.5
+    waiter.resume()
+    assert line_of(daemon) == []
+
+
+def test_a_grant_in_time_is_told_however_late(
+    daemon: RunningDaemon, client: Fleeting, connect: Connect, end: signal.Signals
+) -> None:
+    client.create_limit("db", 1)
+    holder = connect()
+    _, number, token, *_ = holder.ask("acquire", {"db": 1}, {}, 0.5)  # say that it was not heard
+    restart(daemon, end)
+    holder.come_back()
+    holder.send("acquire", number, {"db": 1}, {}, 0.5, False, [], False, [], True)
+    assert holder.answer(number)[2] == token
+
+
 # ---- Answers that were lost
 
 

@@ -11,7 +11,7 @@ from atmost import errors, wire
 from atmost.asked import Asked, asked_of_concurrency, asked_of_rate_limit
 from atmost.errors import AtmostError, GrantLost, LimitExists, ProtocolError
 from atmost.exchange import SEEN_MAX, AskedTwice, Exchange
-from atmost.reconnecting import PAUSE_SECONDS_MIN, Reconnecting
+from atmost.reconnecting import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Reconnecting
 
 
 def messages(data: bytes) -> list[wire.Message]:
@@ -69,7 +69,8 @@ def test_who_waits_is_named_with_what_is_left_of_its_time(exchange: Exchange) ->
     late = acquire(exchange, asked("db", timeout=1.0), ends=101.0)
     again = resumed(exchange, now=104.0)
     assert again[0] == patient
-    assert [message.timeout_seconds for message in again] == [None, 6.0, 0.0]  # type: ignore[attr-defined]
+    told = [(message.timeout_seconds, message.late) for message in again]  # type: ignore[attr-defined]
+    assert told == [(None, False), (6.0, False), (1.0, True)]  # of the last, only what became of it
     assert [message.request for message in again] == [1, timed.request, late.request]  # type: ignore[attr-defined]
 
 
@@ -269,11 +270,11 @@ def test_tries_are_at_once_and_then_rarer() -> None:
         away.trying(away.next)
     pauses = [after - before for before, after in itertools.pairwise(tries)]
     assert pauses[:3] == pytest.approx([PAUSE_SECONDS_MIN * factor for factor in (1, 2, 4)])
-    assert max(pauses) == pytest.approx(0.5)
+    assert max(pauses) == pytest.approx(PAUSE_SECONDS_MAX)
     assert away.next == 130.0  # the last one comes in the last moment
     for _ in range(3):
         away.trying(away.next)
-    assert away.next == pytest.approx(130.0 + 0.5 + 1.0 + 1.0)
+    assert away.next == pytest.approx(130.0 + (1 + 2 + 4) * PAUSE_SECONDS_MAX)
 
 
 def test_pauses_are_drawn_at_random() -> None:
@@ -303,7 +304,7 @@ def test_a_daemon_that_hangs_up_after_its_welcome_is_not_asked_in_a_hurry() -> N
         away.trying(now := away.next)
         away.back()
         away.lost(now, "")
-    assert away.next - now == pytest.approx(0.5)
+    assert away.next - now == pytest.approx(PAUSE_SECONDS_MAX)
     away.trying(now := away.next)
     away.back()
     away.lost(now + 60.0, "")

@@ -20,7 +20,7 @@ from tests.protocol_client import Client, Failed, frame
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
 SOURCE = Path(protocol_client.__file__)
-LINES_MAX = 100  # that are not empty
+LINES_MAX = 101  # that are not empty
 
 Connect = Callable[[], Client]
 
@@ -107,7 +107,9 @@ def test_fields_with_a_default_may_be_left_out(connect: Connect) -> None:
 def test_unknown_fields_at_the_end_are_ignored(connect: Connect) -> None:
     client = connect()
     assert client.ask("create_limit", "long", 1, 0.0, True, "new", [{}])[0] == "limit"
-    number = client.ask("acquire", {"long": 1}, {}, None, False, [], False, [], "new", [{}])[1]
+    number = client.ask("acquire", {"long": 1}, {}, None, False, [], False, [], False, "new", [{}])[
+        1
+    ]
     client.send("release", number, "new")
     assert client.ask("read_limit", "long", 7)[2][5] == 0
     assert client.ask("status", "new")[0] == "daemon_status"

@@ -264,8 +264,11 @@ class Exchange:
 
 def _again(message: wire.Acquire, ends: float | None, now: float) -> wire.Acquire:
     """The same request on a new connection, with what is left of its time."""
-    left = None if ends is None else max(0.0, ends - now)
-    return replace(message, timeout_seconds=left, seen=[])
+    if ends is None or not message.timeout_seconds:  # for ever, or one try
+        return replace(message, seen=[])
+    if ends <= now:
+        return replace(message, seen=[], late=True)
+    return replace(message, seen=[], timeout_seconds=ends - now)
 
 
 def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:

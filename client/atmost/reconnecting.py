@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 
 PAUSE_SECONDS_MIN = 0.005  # a restart under systemd takes about 0.25 s
-PAUSE_SECONDS_MAX = 0.5  # while a call waits
+PAUSE_SECONDS_MAX = 0.2  # while a call waits: a line stands still until its first one is back
 PAUSE_SECONDS_UNOBSERVED = 1.0  # when no call waits any more
 
 

@@ -52,6 +52,7 @@ class Acquire(Message, frozen=True, array_like=True, tag="acquire"):
     inside: list[int] = []  # grants whose blocks the asking thread or task is in
     by_process: bool = False  # held until the process ends, not the connection
     seen: list[int] = []  # requests that only spent, whose grants have arrived here
+    late: bool = False  # said again, but its time is up: tell what became of it, don't try anew
 
 
 class Release(Message, frozen=True, array_like=True, tag="release"):

@@ -14,7 +14,7 @@ from typing import Protocol, assert_never
 from msgspec import Struct
 
 from atmost import values
-from atmost.errors import InvalidValue, LimitInactive, LimitNotFound
+from atmost.errors import AcquireTimeout, InvalidValue, LimitInactive, LimitNotFound
 from atmost.wire import Acquire, Keep
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
@@ -192,6 +192,18 @@ class Registry:
         for home in homes:
             home.post(arrive)
         return ticket
+
+    def too_late(self, asked: Acquire) -> AcquireTimeout:
+        """What became of a request that is said again when its time is up, and of which nothing is
+        known: it was not granted in time. Raises InvalidValue."""
+        slots = {
+            name: asked.hold.get(name, 0) + asked.spend.get(name, 0)
+            for name in sorted(asked.hold.keys() | asked.spend.keys())
+        }
+        _check_values(asked, list(slots))
+        for name in slots:
+            values.check_name(name)
+        return AcquireTimeout(slots, asked.timeout_seconds or 0.0, places={})
 
     def readmit(self, asker: Asker, keep: Keep) -> Ticket:
         """Put a holder on the books of which no record was left; if its slots are not free any more,

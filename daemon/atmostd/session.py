@@ -158,6 +158,8 @@ class Session:
             if known.state in (State.HELD, State.ENDED):
                 self._tell_granted(known)
             return
+        if message.late:
+            raise self._sessions.registry.too_late(message)
         self._check_count()
         waiting = self._waiting
         if len(waiting) >= self._sessions.bounds.waiters_per_connection:
@@ -232,12 +234,13 @@ class Session:
     # What became of requests
 
     def granted(self, ticket: Ticket) -> None:
-        if not self._is_ours(ticket):
-            return
-        self._waiting.discard(request_of(ticket).number)
+        request = request_of(ticket)
+        if self.tickets.get(request.number, ticket) is not ticket:
+            return  # let go of in this very turn, and another has its number now
+        self._waiting.discard(request.number)
         if ticket.state is State.ENDED:  # spent: there is nothing to let go of
             self.keep_outcome(ticket)
-        if not request_of(ticket).kept:
+        if not request.kept:
             self._tell_granted(ticket)
 
     def _is_ours(self, ticket: Ticket) -> bool:
