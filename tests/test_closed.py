@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -24,8 +25,10 @@ from tests.protocol_client import Failed
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 from tests.support_cli import Atmost, client_of
+from tests.test_random_frames import hear, hello_of, row_of_frames, speak
 
 NOBODY = 65534
+ROWS = 1_000  # of a few random frames each
 
 
 @pytest.fixture
@@ -244,6 +247,22 @@ def test_bad_bytes_end_their_connection_alone(daemon: RunningDaemon, hello: bool
         assert b"protocol_error" in data
     assert neighbour.ask("status")[0] == "daemon_status"
     neighbour.close()
+
+
+def test_random_frames_find_it_as_it_was(daemon: RunningDaemon) -> None:
+    begin(daemon, damage_state)
+    neighbour = RawClient(str(daemon.socket))
+    source = random.Random(1)
+    for _ in range(ROWS):
+        # A recover among them that accepts would be no accident: it is what it says.
+        row = [data for data in row_of_frames(source) if b"recover" not in data]
+        hear(speak(daemon, row, hello_of(source)))
+        neighbour.ask("status")
+    with pytest.raises(Failed):
+        neighbour.ask("list_limits")
+    neighbour.close()
+    assert "Traceback" not in daemon.log_text()
+    assert daemon.stop() == 0
 
 
 # What is no damage

@@ -18,8 +18,10 @@ STEPS_UNTIL_FOUND_MAX = 30
 
 async def run(script: Script) -> None:
     bench = Bench()
-    await bench.run(script)
-    await bench.close()
+    try:
+        await bench.run(script)
+    finally:
+        await bench.close()
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)

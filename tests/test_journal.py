@@ -261,6 +261,37 @@ def test_whichever_call_fails_nothing_untrue_is_kept_and_it_heals(
     raise AssertionError("more calls than that?")
 
 
+def test_while_a_roll_over_fails_the_old_file_has_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing new can be made, as on a disk that became read-only; the file that is open goes on."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async def scenario() -> None:
+        world = World(tmp_path / "first", FakeProcesses()).begin()
+        script = Script(world)
+        for name in ("api", "db", "gpu"):
+            world.registry.make(name, 2, 1.0, active=True)
+        for step in [*SCRIPT, *SCRIPT[:1]]:
+            script.do(step)
+            script.do(("release", 0, 0, 0))  # so that a client is idle when it is rolled over
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "replace", refuse)
+                world.journal._try_again()
+                await world.settle()
+            assert "cannot be replaced: Read-only file system" in world.journal.trouble
+            assert on_disk(world, tmp_path) == world.facts()
+        world.journal._try_again()
+        await world.settle()
+        assert not world.journal.trouble
+        assert on_disk(world, tmp_path) == world.facts()
+        world.close()
+
+    asyncio.run(scenario())
+
+
 # Every state that a crash can leave of a checkpoint
 
 

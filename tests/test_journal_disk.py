@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from atmost.errors import AcquireTimeout
+from atmost.errors import AcquireTimeout, StateNotSaved
 from atmost.sync import Client
 from atmostd.journal import NAME
 from tests.protocol_client import Client as RawClient
@@ -38,18 +38,6 @@ def full(folder: Path) -> Iterator[None]:
             file.write(bytes(4096))
     yield
     filler.unlink()
-
-
-@contextlib.contextmanager
-def gone(folder: Path) -> Iterator[None]:
-    """The journal cannot be replaced; and the file is not there, so that its writes are in vain."""
-    away = folder.with_name("away")
-    folder.rename(away)
-    yield
-    away.rename(folder)
-
-
-Break = Callable[[Path], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -99,25 +87,63 @@ def test_a_full_disk_of_the_journal_is_told_and_heals(small: RunningDaemon) -> N
     holder.close()
 
 
-def test_a_read_only_disk_refuses_changes_and_enforces(small: RunningDaemon) -> None:
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """For everybody who opens a file there from now on."""
+    mount("--bind", str(folder), str(folder))
+    try:
+        mount("-o", "remount,bind,ro", str(folder))
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_read_only_disk_refuses_changes_and_enforces(daemon: RunningDaemon) -> None:
     """The journal's file is open, so it takes writes still; nothing new can be made beside it."""
-    state = str(small.state_dir)
-    with small.client() as client:
+    holder = RawClient(str(daemon.socket))
+    with daemon.client() as client:
         client.create_limit("db", 1)
-        mount("--bind", state, state)
-        try:
-            mount("-o", "remount,bind,ro", state)
-            mount("-o", "remount,bind,ro", str(small.folder / "run"))
-            with pytest.raises(OSError, match="Read-only"):
+        client.create_limit("kept", 1)
+        with read_only(daemon.state_dir), read_only(daemon.folder / "run"):
+            with pytest.raises(StateNotSaved, match="Read-only file system"):
                 client.create_limit("new", 1)
             use(client)
+            holder.ask("acquire", {"kept": 1})
             assert "Read-only file system" in client.status().trouble
-        finally:
-            mount("-o", "remount,bind,rw", str(small.folder / "run"))
-            subprocess.run(["umount", "--lazy", state], check=True)
         client.create_limit("new", 1)
-        wait_until(lambda: not client.status().trouble)
-    small.stop(signal.SIGKILL)
-    small.start()
-    with small.client() as client:
-        assert [limit.name for limit in client.list_limits()] == ["db", "new"]
+        assert not client.status().trouble
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    with daemon.client() as client:
+        assert [(limit.name, limit.held) for limit in client.list_limits()] == [
+            ("db", 0),
+            ("kept", 1),
+            ("new", 0),
+        ]
+    holder.close()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_disk_that_is_read_only_at_the_start(daemon: RunningDaemon, taken: bool) -> None:
+    """A daemon that cannot write its journal from its first moment enforces, says so, and heals."""
+    with daemon.client() as client:
+        client.create_limit("db", 1)
+    daemon.stop()
+    run = daemon.folder / "run"
+    if taken:
+        (run / NAME).unlink()
+    with read_only(run):
+        daemon.start()
+        with daemon.client() as client:
+            use(client)
+            trouble = client.status().trouble
+            assert f"the journal {run / NAME} cannot be written: Read-only" in trouble
+            holder = RawClient(str(daemon.socket))
+            holder.ask("acquire", {"db": 1})
+    with daemon.client() as client:
+        wait_until(lambda: not client.status().trouble, "it heals by itself")
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    with daemon.client() as client:
+        assert client.read_limit("db").held == 1
+    holder.close()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from atmostd.store import CURRENT, PREVIOUS
-from tests.saving import NEW_MARK, damage, found, save
+from atmostd.store import CURRENT, PREVIOUS, Store
+from tests.saving import NEW_MARK, damage, found, save, state_of
 from tests.support import PATIENCE_SECONDS
 
 NEW = "state.new"
+CALLS_MAX = 40  # of one save; it has fewer
 KILLS = 8  # of a process that saves, at moments that differ
 
 
@@ -98,6 +104,68 @@ def test_every_crash_leaves_the_old_state_or_the_new(
         save(copy, 7, 8)
         assert found(copy) == 8
     assert steps[-1] == "done"
+
+
+class Fault:
+    """The n-th call that touches the disk fails, alone or with all that follow; /dev/full refuses what
+    is written to the file that such a call opened."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, number: int, for_good: bool, full: bool) -> None:
+        self.count = 0
+        self._number = number
+        self._for_good = for_good
+        self._full = full
+        for name in ("open", "fsync", "replace", "unlink"):
+            patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
+
+    def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            late = self.count > self._number and self._for_good
+            if not late and self.count != self._number:
+                return real(*args, **kwargs)
+            if self._full and name == "open" and args[1] & os.O_WRONLY:
+                return real("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        return call
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("begin", "old"), BEGINNINGS, ids=[begin.__name__ for begin, _ in BEGINNINGS]
+)
+def test_whichever_call_fails_the_state_before_is_kept_and_the_next_save_heals(
+    begin: Callable[[Path], None], old: int | None, for_good: bool, full: bool, tmp_path: Path
+) -> None:
+    for number in range(1, CALLS_MAX):
+        folder = tmp_path / str(number)
+        begin(folder)
+        store = Store(folder)
+        store.open()
+        with pytest.MonkeyPatch.context() as patch:
+            fault = Fault(patch, number, for_good, full)
+            failed = False
+            try:
+                asyncio.run(store.save(state_of(NEW_MARK)))
+            except OSError:
+                failed = True
+        copy = tmp_path / f"{number} after"
+        shutil.copytree(folder, copy)
+        if not failed:
+            assert found(copy) == NEW_MARK
+            if fault.count < number:
+                store.close()
+                return
+        elif not for_good:
+            assert found(copy) == old
+        else:  # a disk that refuses to take back what it refused to sync
+            assert found(copy) in (old, NEW_MARK)
+        asyncio.run(store.save(state_of(7)))
+        store.close()
+        assert found(folder) == 7
+    raise AssertionError("more calls than that?")
 
 
 def test_a_state_that_did_not_reach_the_disk_whole_is_not_used(

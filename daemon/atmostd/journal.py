@@ -123,15 +123,15 @@ class Journal:
 
     def write(self) -> None:
         """Put this turn's records into the file. Called before any reply of the turn."""
-        if self._replace_next:
+        noted, self._noted = self._noted, []
+        if noted and not self._torn and self._file >= 0:
+            self._append(noted)
+        # Else the checkpoint that heals or begins it has them all.
+        if self._replace_next or self._bytes > self._bytes_max:
             self._replace_next = False
             self._replace()
-            return
-        if not self._noted:
-            return
-        noted, self._noted = self._noted, []
-        if self._torn or self._file < 0:
-            return  # the checkpoint that heals or begins it has them all
+
+    def _append(self, noted: list[Record]) -> None:
         data = records.frame(noted)
         try:
             _write_all(self._file, data)
@@ -144,8 +144,6 @@ class Journal:
             self._look = asyncio.get_running_loop().call_later(
                 config.JOURNAL_LOOK_SECONDS, self._look_after
             )
-        if self._bytes > self._bytes_max:
-            self._replace()
 
     def _replace(self) -> None:
         """A checkpoint into a new file."""

@@ -102,7 +102,9 @@ class Recovery:
     def _take(self, record: AnyRecord) -> None:
         match record:
             case SessionBegan(serial=serial):
-                self._clients[serial] = self._sessions.again(record)
+                # Told twice where a roll-over failed: who was idle then is told of anew.
+                if serial not in self._clients:
+                    self._clients[serial] = self._sessions.again(record)
             case SessionEnded(serial=serial):
                 session = self._clients.pop(serial, None)
                 if session is not None:

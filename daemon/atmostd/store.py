@@ -103,13 +103,26 @@ class Store:
             await file.write(data)
             await file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
-        if self._current_is_valid:
-            with contextlib.suppress(FileNotFoundError):  # somebody took it away
-                await aiofiles.os.replace(current, self._folder / PREVIOUS)
-            self._current_is_valid = False
-        await aiofiles.os.replace(new, current)
-        self._current_is_valid = True
-        await asyncio.to_thread(_sync_folder, self._folder)
+        previous, kept = self._folder / PREVIOUS, False
+        try:
+            if self._current_is_valid:
+                with contextlib.suppress(FileNotFoundError):  # somebody took it away
+                    await aiofiles.os.replace(current, previous)
+                    kept = True
+                self._current_is_valid = False
+            await aiofiles.os.replace(new, current)
+            self._current_is_valid = True
+            await asyncio.to_thread(_sync_folder, self._folder)
+        except OSError:
+            # What is refused must not be found by the next daemon: the state before goes back.
+            with contextlib.suppress(OSError):
+                if self._current_is_valid:
+                    await aiofiles.os.replace(current, new)
+                    self._current_is_valid = False
+                if kept:
+                    await aiofiles.os.replace(previous, current)
+                    self._current_is_valid = True
+            raise
 
     def _take_lock(self) -> None:
         lock = files.open_ours(self._folder / LOCK, os.O_RDWR | os.O_CREAT)
