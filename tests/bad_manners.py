@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import pytest
@@ -46,6 +48,17 @@ class Neighbour(threading.Thread):
         held = self._client.list_tickets("neighbour")
         assert [ticket.state for ticket in held] == ["held"]  # the one from the beginning
         self._client.close()
+
+
+class KnownClient(Client):
+    """Can come back to its session."""
+
+    def __init__(self, path: str, session: bytes = b"") -> None:
+        self.session = session or os.urandom(16)
+        super().__init__(path)
+
+    def greet(self) -> None:
+        self.send("hello", 1, self.session, os.getpid(), sys.argv, "ada", "")
 
 
 class Mute(Client):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.bad_manners import Mute, Neighbour
+from tests.bad_manners import KnownClient, Mute, Neighbour
 from tests.protocol_client import Client, Failed
 from tests.support import RunningDaemon, wait_until
 
@@ -30,10 +30,10 @@ class Bounded(RunningDaemon):
     neighbour: Neighbour
     clients: list[Client]
 
-    def connect(self, session: bytes = b"") -> Client:
-        return self._kept(Client(str(self.socket), session))
+    def connect(self, session: bytes = b"") -> KnownClient:
+        return self._kept(KnownClient(str(self.socket), session))
 
-    def connect_as(self, uid: int) -> Client:
+    def connect_as(self, uid: int) -> KnownClient:
         with effective(uid):
             return self.connect()
 

@@ -33,8 +33,7 @@ def frame(*message: Any) -> bytes:
 class Client:
     """One connection to the daemon."""
 
-    def __init__(self, path: str, session: bytes = b"") -> None:
-        self.session = session or os.urandom(16)
+    def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(30)
         self.socket.connect(path)
@@ -46,7 +45,7 @@ class Client:
 
     def greet(self) -> None:
         """Say who this is."""
-        self.send("hello", 1, self.session, os.getpid(), sys.argv, "ada", "proof/1")
+        self.send("hello", 1, os.urandom(16), os.getpid(), sys.argv, "ada", "proof/1")
 
     def send(self, *message: Any) -> None:
         """Send one message."""

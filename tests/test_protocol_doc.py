@@ -16,6 +16,7 @@ from msgspec import inspect as types
 from atmost import values, wire
 from atmost.errors import AtmostError
 from atmostd import config
+from atmostd.config import Bounds
 from tests import test_wire
 from tests.test_wire import bodies
 
@@ -199,6 +200,13 @@ def test_the_page_names_what_a_holder_has() -> None:
 def test_the_page_names_the_sizes(what: str, number: float) -> None:
     told = [size for row, size in rows("Sizes") if row.startswith(what)]
     assert [int(re.sub(r"\D", "", size)) for size in told] == [number]
+
+
+def test_the_page_names_the_bounds() -> None:
+    for name in Bounds.__slots__:
+        number = f"{getattr(Bounds(), name):,g}" if name == "hello_seconds" else ""
+        number = number or f"{getattr(Bounds(), name):,}"
+        assert f"| `{name}` | {number} |" in PAGE or f"`{name}` ({number})" in PAGE
 
 
 def test_the_page_names_the_version_and_the_prefix() -> None:

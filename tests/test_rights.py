@@ -15,9 +15,8 @@ import pytest
 import atmostd.__main__
 from atmost.errors import DaemonUnavailable, PermissionDenied
 from atmost.sync import Client
-from tests.bad_manners import Mute, is_closed_with
+from tests.bad_manners import KnownClient, Mute, is_closed_with
 from tests.bounded import NOBODY, needs_root
-from tests.protocol_client import Client as RawClient
 from tests.protocol_client import Failed, frame
 from tests.support import RunningDaemon, wait_until
 from tests.test_daemon import fork_as_nobody
@@ -161,12 +160,12 @@ def test_rights_are_those_of_the_time_of_connecting(running: RunningDaemon) -> N
     """Who gives them up keeps them on its connection only, also if it comes back to its session."""
 
     def drops_them() -> bool:
-        client = RawClient(str(running.socket))
+        client = KnownClient(str(running.socket))
         client.ask("create_limit", "before", 1)
         client.ask("acquire", {"db": 1})
         user(NOBODY, NOBODY)()
         client.ask("delete_limit", "before")
-        again = RawClient(str(running.socket), client.session)
+        again = KnownClient(str(running.socket), client.session)
         with pytest.raises(Failed) as caught:
             again.ask("create_limit", "after", 1)
         return caught.value.code == "permission_denied" and caught.value.fields["uid"] == NOBODY
@@ -199,7 +198,7 @@ def test_nobody_else_can_use_a_session(
 ) -> None:
     """Neither a child that knows its bytes from its parent, nor whoever has learnt them: the same
     bytes from another process are refused."""
-    client = RawClient(str(running.socket))
+    client = KnownClient(str(running.socket))
     held = client.ask("acquire", {"db": 1})[1]
     assert in_child(lambda: is_refused(running, client.session, held), become)
     (ticket,) = client.ask("list_tickets", "db")[2]
@@ -208,11 +207,11 @@ def test_nobody_else_can_use_a_session(
 
 
 def test_a_session_of_a_process_that_holds_without_a_connection(running: RunningDaemon) -> None:
-    client = RawClient(str(running.socket))
+    client = KnownClient(str(running.socket))
     held = client.ask("acquire", {"db": 1}, {}, None, False, [], True)[1]
     client.close()
     assert in_child(lambda: is_refused(running, client.session, held))
-    again = RawClient(str(running.socket), client.session)  # its own process may
+    again = KnownClient(str(running.socket), client.session)  # its own process may
     again.send("keep", held, {"db": 1}, 1, True)
     assert [ticket[1] for ticket in again.ask("list_tickets", "db")[2]] == ["held"]
     again.send("release", held)
@@ -222,7 +221,7 @@ def test_a_session_of_a_process_that_holds_without_a_connection(running: Running
 
 def test_nobody_can_name_the_grant_of_another_session(running: RunningDaemon) -> None:
     """Numbers are each client's own."""
-    one, other = RawClient(str(running.socket)), RawClient(str(running.socket))
+    one, other = KnownClient(str(running.socket)), KnownClient(str(running.socket))
     held = one.ask("acquire", {"db": 1})[1]
     for number in range(10):
         other.send("release", number)

@@ -90,6 +90,9 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None  # since its hello
         self._hello_due: asyncio.TimerHandle | None = None
         self._cut = False  # it is we who end it
+        self._in_flight_max = host.bounds.requests_in_flight
+        self._output_bytes_max = host.bounds.output_bytes
+        self._turned_away = False
         self._uid = -1
         self._is_admin = False  # may change limits
 
@@ -109,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
-        if self._session is None and self in self._host.refused:
+        if self._turned_away:
             return
         self._take_some(iter(self._frames.feed(data)))
 
@@ -177,6 +180,7 @@ class Connection(asyncio.Protocol):
         """There are too many connections. A client that can't send its hello any more may not even look
         for what we say, so it gets the time to; but not for long, and not many of them."""
         assert self._transport is not None
+        self._turned_away = True
         self._fail(0, error)
         self.flush()
         if len(self._host.refused) >= config.REFUSED_AT_ONCE_MAX:
@@ -205,7 +209,7 @@ class Connection(asyncio.Protocol):
 
     def _take_some(self, bodies: Iterator[memoryview]) -> None:
         """Take what has come, but not more than may be in flight at once."""
-        room = self._host.bounds.requests_in_flight - len(self._questions) - self._changes
+        room = self._in_flight_max - len(self._questions) - self._changes
         try:
             for body in bodies:
                 self._take(body)
@@ -231,7 +235,7 @@ class Connection(asyncio.Protocol):
         bodies = self._held_back
         if bodies is None:
             return
-        if len(self._questions) + self._changes >= self._host.bounds.requests_in_flight:
+        if len(self._questions) + self._changes >= self._in_flight_max:
             return
         self._held_back = None
         self._take_some(bodies)
@@ -383,7 +387,7 @@ class Connection(asyncio.Protocol):
             return
         output, self._output = self._output, []
         unread = transport.get_write_buffer_size() + sum(map(len, output))
-        bytes_max = self._host.bounds.output_bytes
+        bytes_max = self._output_bytes_max
         if self._questions:
             unread += self._answer_some(output, bytes_max - unread)
         if unread > bytes_max:

@@ -52,6 +52,7 @@ class Session:
         self.tickets: dict[int, Ticket] = {}  # by the client's own number, until they end
         self.began = began
         self._sessions = sessions
+        self._bounds = sessions.bounds
         self._peer = peer
         self._line: Line | None = None  # None: the client has not come back yet
         self._unnamed: set[int] = set()  # requests from before this connection
@@ -160,9 +161,10 @@ class Session:
             return
         if message.late:
             raise self._sessions.registry.too_late(message)
-        self._check_count()
         waiting = self._waiting
-        if len(waiting) >= self._sessions.bounds.waiters_per_connection:
+        if len(self.tickets) >= self._bounds.requests_per_connection:
+            raise self._too_many_requests()
+        if len(waiting) >= self._bounds.waiters_per_connection:
             raise self._too_many("waiters_per_connection", "waiting requests of this client")
         if self._sessions.held_back is not None:
             self._sessions.held_back.append((self, message))
@@ -196,7 +198,8 @@ class Session:
             if known.state is State.HELD:
                 return
             self._let_go(message.request)
-        self._check_count()
+        if len(self.tickets) >= self._bounds.requests_per_connection:
+            raise self._too_many_requests()
         self.tickets[message.request] = self._sessions.registry.readmit(self, message)
 
     def resume(self, message: Resume) -> None:
@@ -212,10 +215,9 @@ class Session:
             raise ProtocolError(f"request {request} is in use")
         self._unnamed.discard(request)
 
-    def _check_count(self) -> None:
-        if len(self.tickets) >= self._sessions.bounds.requests_per_connection:
-            what = "grants and waiting requests of this client"
-            raise self._too_many("requests_per_connection", what)
+    def _too_many_requests(self) -> TooMany:
+        what = "grants and waiting requests of this client"
+        return self._too_many("requests_per_connection", what)
 
     def _too_many(self, setting: str, what: str) -> TooMany:
         who = f"pid {self.pid}, {self.command}"
