@@ -11,8 +11,9 @@ class Returning(protocol_client.Client):
     """What it said before, it says again by `send`, with the same number."""
 
     def __init__(self, path: str, session: bytes | None = None) -> None:
+        self.session = session or os.urandom(16)
         self._path = path
-        super().__init__(path, session or os.urandom(16))
+        super().__init__(path)
 
     def greet(self) -> None:
         self.send("hello", 1, self.session, os.getpid(), ["job"], "ada", "back/1")
@@ -21,7 +22,7 @@ class Returning(protocol_client.Client):
         """Connect anew, with the same session and numbers that go on rising."""
         numbers = self._numbers
         self.socket.close()
-        super().__init__(self._path, self.session)
+        super().__init__(self._path)
         self._numbers = numbers
 
     def resume(self) -> None:
