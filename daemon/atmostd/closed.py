@@ -30,7 +30,7 @@ from atmostd.clock import NANOSECONDS, boot_time
 from atmostd.config import Settings
 from atmostd.damage import Damage
 from atmostd.decoding import WrongField, message_of, other_version
-from atmostd.peer import credentials
+from atmostd.peer import Admins, credentials
 from atmostd.server import SocketFile, serve
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Closed:
     def __init__(
         self, settings: Settings, damages: list[Damage], accept: Callable[[], list[str]]
     ) -> None:
+        self.admins = Admins(settings.admin_gid)
         self.connections: set[Refusing] = set()
         self._settings = settings
         self._damages = damages
@@ -69,9 +70,9 @@ class Closed:
         first = self._damages[0]
         return StateUnavailable(str(first.path), first.reason)
 
-    def recover(self, message: Recover, uid: int) -> Loss:
+    def recover(self, message: Recover, uid: int, is_admin: bool) -> Loss:
         """Tell what would be lost, or lose it. Raises PermissionDenied or StateNotSaved."""
-        if uid not in (0, os.geteuid()):
+        if not is_admin:
             raise PermissionDenied("change them", uid)
         if not message.accept_loss or self._end.done():
             return Loss(message.request, [str(damage) for damage in self._damages])
@@ -115,11 +116,14 @@ class Refusing(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._greeted = False
         self._uid = -1
+        self._is_admin = False
         self._hello_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
-        _, self._uid, _ = credentials(transport.get_extra_info("socket"))
+        connection = transport.get_extra_info("socket")
+        _, self._uid, _ = credentials(connection)
+        self._is_admin = self._closed.admins.include(connection)
         self._closed.connections.add(self)
         loop = asyncio.get_running_loop()
         self._hello_due = loop.call_later(config.HELLO_SECONDS, self._transport.abort)
@@ -157,7 +161,7 @@ class Refusing(asyncio.Protocol):
             self._send(self._closed.status(message.request))
         elif isinstance(message, Recover):
             try:
-                self._send(self._closed.recover(message, self._uid))
+                self._send(self._closed.recover(message, self._uid, self._is_admin))
             except AtmostError as error:
                 self._fail(message.request, error)
         elif not isinstance(message, Keep | Release):

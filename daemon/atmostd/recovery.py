@@ -11,6 +11,7 @@ made; any other was deleted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 from atmostd.actor import Actor
 from atmostd.limit import hold_again, leave, take
@@ -50,36 +51,29 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
     yield Counted(registry.arrivals, registry.next_token)
     for actor in registry.actors.values():
         yield limit_is(actor)
-    tickets: list[tuple[Ticket, Session]] = []
+    tickets: list[Ticket] = []
     for session in sessions:
         session.record_anew()
         if session.tickets:
             session.record()
             yield session.began
-            tickets += [(ticket, session) for ticket in session.tickets.values()]
-    tickets.sort(key=lambda entry: entry[0].number)
-    for ticket, session in tickets:
-        yield from _ticket_is(ticket, session)
+            tickets += session.tickets.values()
+    tickets.sort(key=_by_number)
+    for ticket in tickets:
+        request = request_of(ticket)
+        assert request.arrived is not None
+        yield request.arrived
+        if ticket.state is State.HELD or ticket.state is State.ENDED:
+            yield Stands(
+                ticket.number,
+                request.token,
+                ticket.granted_at,
+                [p.limit.name for p in ticket.parts if p.taken and not p.limit.deleted],
+                request.unguarded,
+            )
 
 
-def _ticket_is(ticket: Ticket, session: Session) -> Iterator[Record]:
-    request = request_of(ticket)
-    yield Arrived(
-        number=ticket.number,
-        serial=session.began.serial,
-        request=request.number,
-        hold={part.limit.name: part.hold for part in ticket.parts if part.hold},
-        spend={part.limit.name: part.spend for part in ticket.parts if part.spend},
-        asked_at=ticket.asked_at,
-        deadline=ticket.deadline,
-        strict=ticket.strict,
-        inside=[outer.number for outer in ticket.inside],
-        by_process=request.by_process,
-        kept=request.kept,
-    )
-    if ticket.state in (State.HELD, State.ENDED):
-        taken = [part.limit.name for part in ticket.parts if part.taken and not part.limit.deleted]
-        yield Stands(ticket.number, request.token, ticket.granted_at, taken, request.unguarded)
+_by_number = attrgetter("number")
 
 
 class Recovery:
@@ -167,7 +161,12 @@ class Recovery:
             record.strict,
             tuple(self._tickets[n] for n in record.inside if n in self._tickets),
             Request(
-                session or _NOBODY, record.request, homes[0], record.by_process, kept=record.kept
+                session or _NOBODY,
+                record.request,
+                homes[0],
+                record.by_process,
+                kept=record.kept,
+                arrived=record,
             ),
         )
         ticket.state = State.WAITING

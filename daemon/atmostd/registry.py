@@ -85,6 +85,7 @@ class Request(Struct, eq=False):
     token: int = 0  # once it is granted
     unguarded: list[str] = []  # limits that were inactive then
     kept: bool = False  # it was granted before; its asker knows
+    arrived: Arrived | None = None  # for the journal: a checkpoint says it again
 
 
 class Registry:
@@ -267,21 +268,20 @@ class Registry:
 
     def _note_arrival(self, ticket: Ticket, hold: dict[str, int], spend: dict[str, int]) -> None:
         request = request_of(ticket)
-        self._note_record(
-            Arrived(
-                ticket.number,
-                request.asker.record(),
-                request.number,
-                hold,
-                spend,
-                ticket.asked_at,
-                ticket.deadline,
-                ticket.strict,
-                [outer.number for outer in ticket.inside] if ticket.inside else [],
-                request.by_process,
-                request.kept,
-            )
+        request.arrived = Arrived(
+            ticket.number,
+            request.asker.record(),
+            request.number,
+            hold,
+            spend,
+            ticket.asked_at,
+            ticket.deadline,
+            ticket.strict,
+            [outer.number for outer in ticket.inside] if ticket.inside else [],
+            request.by_process,
+            request.kept,
         )
+        self._note_record(request.arrived)
 
     def _note(self, actor: Actor, event: Event, now: int) -> None:
         """What an event changed, for the journal; what effects tell is not said twice."""
