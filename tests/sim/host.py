@@ -25,6 +25,7 @@ from atmostd.journal import Journal
 from atmostd.registry import Asker, Registry, request_of
 from atmostd.session import Session
 from atmostd.snapshot import State
+from atmostd.store import StoreError
 from atmostd.ticket import Edit, Effect, Event, Granted, Refused, Ticket, TimedOut
 from tests.sim.loop import Loop
 from tests.sim.network import End, Socket, Transport, connect
@@ -213,8 +214,11 @@ class Life:
         store: Any = Store(self)
         self.daemon = daemon_main.Daemon(settings, store, self._journal)
         file: Any = None
-        await self.daemon.run(file, host.durable, recorded)
-        host.world.note("daemon has stopped in order")
+        try:
+            await self.daemon.run(file, host.durable, recorded)
+            host.world.note("daemon has stopped in order")
+        except StoreError as error:
+            host.world.note(f"daemon cannot start: {error}")
         host.world.oracle.commit()
         self.process.kill()
 
@@ -371,7 +375,8 @@ class Host:
 
     def crash(self, code: int) -> None:
         """os._exit: a broken invariant."""
-        raise Violation(f"the daemon ends itself with {code}")
+        if self.process.alive:
+            self.world.fail(f"the daemon ends itself with {code}")
 
     # What a client asks
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from atmost import wire
 from atmost.asked import Asked
 from atmost.errors import AtmostError
-from atmost.exchange import Answer
+from atmost.exchange import Answer, ExistsAlready
 from tests.sim.client import SimClient
 from tests.sim.host import Host
 from tests.sim.oracle import Declared, Oracle
@@ -37,6 +37,7 @@ class Script:
         self._children: list[Callable[[], None]] = []
         self._named = 0
         self._changing = False
+        self._exists: set[str] = set()  # a create was refused: a request has made it, or the first try
         self._weather()
 
     def _weather(self) -> None:
@@ -99,8 +100,8 @@ class Script:
         self.happening = False
         dies_at_write, disk_fails = self.host.dies_at_write, self.host.disk_fails
         self.host.dies_at_write = self.host.disk_fails = 0.0
-        for client in self.clients:
-            client.process.go_on()
+        for process in (self.host.process, *(client.process for client in self.clients)):
+            process.go_on()
         self.run(CALM)
         self.oracle.standstill()
         self.host.dies_at_write, self.host.disk_fails = dies_at_write, disk_fails
@@ -246,7 +247,7 @@ class Script:
         now = self.oracle.possible.get(name, [None])[-1]
         draw = self.chance.random()
         if now is None:
-            self._change(name, self._declaration(), create=True)
+            self._change(name, self._declaration(), create=name not in self._exists)
         elif draw < 0.2:
             self._change(name, None)
         elif draw < 0.4:
@@ -258,6 +259,7 @@ class Script:
         admin = self.admin
         assert admin is not None
         self._changing = True
+        self._exists.discard(name)
         self.world.note(f"{name} shall be {declared}")
         self.oracle.change_asked(name, declared)
 
@@ -278,7 +280,10 @@ class Script:
 
     def _refused(self, name: str, declared: Declared | None, answer: AtmostError) -> None:
         if answer.code in ("limit_exists", "state_not_saved"):
-            self.oracle.change_refused(name)
+            if answer.code == "limit_exists":
+                self._exists.add(name)
+            if not isinstance(answer, ExistsAlready):
+                self.oracle.change_refused(name)
         else:
             self.oracle.fail(f"the change of {name} to {declared} is answered with {answer.code}")
 

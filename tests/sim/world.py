@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -98,6 +98,7 @@ class World:
         self._count = 0
         self.steps = 0
         self.loops: list[Loop] = []
+        self.violation: Violation | None = None  # the first one, whoever has swallowed it
         self.lines: list[str] = []
         self._digest = hashlib.blake2b(digest_size=8)
 
@@ -119,6 +120,8 @@ class World:
         events = self._events
         while events and events[0][0] <= instant:
             self.step()
+            if self.violation is not None:
+                raise self.violation
         self.now = max(self.now, instant)
 
     def step(self) -> None:
@@ -143,6 +146,13 @@ class World:
         return self._pid
 
     # The trace
+
+    def fail(self, text: str) -> NoReturn:
+        """A promise was broken."""
+        self.note(f"VIOLATION: {text}")
+        violation = Violation(text)
+        self.violation = self.violation or violation
+        raise violation
 
     def note(self, line: str) -> None:
         """A line of the trace."""
