@@ -2,7 +2,9 @@
 
 Rule 1: a connection's replies of one turn leave in one write, after every actor that had a message in
 this turn has taken its steps.
-Rule 2: before the first of them leaves, the journal has what was decided.
+Rule 2: before the first of them leaves, the journal has what was decided. A turn goes into it whole: a
+request that was written before its limits have looked at it could wait for ever after a restart, for
+slots that it can never have.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Turn:
         self._speakers.append(speaker)
         if not self._awake and not self._ending:
             self._ending = True
-            self._loop.call_soon(self._end)
+            self._loop.call_soon(self._end_if_all_sleep)
 
     async def over(self) -> None:
         """Wait until every message posted so far has been acted on."""
@@ -52,8 +54,12 @@ class Turn:
         self.will_speak(end)
         await end.reached
 
-    def _end(self) -> None:
+    def _end_if_all_sleep(self) -> None:
         self._ending = False
+        if not self._awake:  # else the last one to sleep ends the turn
+            self._end()
+
+    def _end(self) -> None:
         self._write_journal()
         speakers, self._speakers = self._speakers, []
         for speaker in speakers:
