@@ -68,6 +68,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
         self.configuration.restore(saved)
+        await self.turn.over()  # the limits are as they were saved; only then save them again
         await self._save_first()
         self._journal.begin(lambda: recovery.checkpoint(self.registry, self.sessions))
         recovery.go_on(self.registry)

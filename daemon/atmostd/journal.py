@@ -94,8 +94,8 @@ class Journal:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        if self.trouble:
-            return  # the checkpoint that heals it has them all
+        if self.trouble or self._file < 0:
+            return  # the checkpoint that heals it, or that it begins with, has them all
         data = records.frame(noted)
         try:
             written = os.write(self._file, data)
