@@ -64,6 +64,7 @@ class Actor:
 
     def stop(self) -> None:
         """End the coroutine; what is in the inbox is not acted on."""
+        self._awake = True  # so that what comes now, such as the death of a client, wakes nobody
         if self._task is not None:
             self._task.cancel()
 
