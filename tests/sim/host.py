@@ -19,6 +19,7 @@ from typing import Any
 
 from atmost.wire import Acquire, Keep
 from atmostd import __main__ as daemon_main
+from atmostd import peer
 from atmostd.actor import Actor
 from atmostd.config import Settings
 from atmostd.journal import Journal
@@ -34,8 +35,8 @@ from tests.sim.world import MICROSECOND, MILLISECOND, SECOND, Process, Violation
 FOLDER = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
-class Peer:
-    """What the kernel says of a process: peer.Peer, made up."""
+class Peer(peer.Peer):
+    """The real one, told by the simulated kernel."""
 
     def __init__(self, process: Process, loop: Loop) -> None:
         self.pid = process.pid
@@ -57,12 +58,6 @@ class Peer:
 
     def readable(self) -> bool:
         return not self.process.alive
-
-    def is_same(self, other: Peer) -> bool:
-        return self.pid == other.pid and self.was(other.started, other.inode)
-
-    def was(self, started: int, inode: int) -> bool:
-        return self.inode == inode and self.started == started
 
     def close(self) -> None: ...
 

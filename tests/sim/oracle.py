@@ -67,8 +67,10 @@ class Bucket:
     rate: Fraction
     level: Fraction = Fraction(0)
     at: int = 0
+    late: Fraction = Fraction(0)  # what the timer's precision makes, at the greatest rate so far
 
     def settle(self, now: int) -> None:
+        self.late = max(self.late, self.rate * Fraction(TIMER_LATE_NS_MAX, SECOND))
         self.level = max(Fraction(0), self.level - self.rate * Fraction(now - self.at, SECOND))
         self.at = now
 
@@ -194,8 +196,7 @@ class Oracle:
         bucket.settle(self.world.now)
         bucket.level += slots
         # What comes late is counted from what was due, within the timer's precision.
-        late = bucket.rate * Fraction(TIMER_LATE_NS_MAX, SECOND)
-        if bucket.level > limit.limit + late:
+        if bucket.level > limit.limit + bucket.late:
             self.fail(f"{float(bucket.level):.3f} of {limit.limit} spent at {limit.name}")
         self._undo.append(lambda: self._unspend(bucket, *before))
 

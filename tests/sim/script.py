@@ -288,23 +288,3 @@ class Script:
             self.oracle.fail(f"the change of {name} to {declared} is answered with {answer.code}")
 
 
-def play(seed: int) -> World:
-    """One seed's world, to its end. Raises Violation, with the world in it."""
-    from tests.sim.seams import replaced
-
-    world = World(seed)
-    script = Script(world)
-    with replaced(world):
-        try:
-            script.play()
-        except Violation:
-            raise
-        except Exception as error:
-            world.note(f"VIOLATION: {error!r}")
-            raise Violation(f"{type(error).__name__}: {error}") from error
-        finally:
-            last[0] = world
-    return world
-
-
-last: list[World | None] = [None]

@@ -80,14 +80,19 @@ _replay: Callable[[Iterable[AnyRecord], Registry, Sessions], None] = recovery.re
 
 
 @contextlib.contextmanager
-def replaced(world: World) -> Iterator[None]:
-    """While this world runs."""
+def replaced(world: World, planted: str = "") -> Iterator[None]:
+    """While this world runs; with a planted bug, if one is named."""
+    from tests.sim.planted import ALL
+
     before = []
     logger = logging.getLogger("atmostd")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
         for module, name, value in _seams(world):
+            before.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
+        for module, name, value in ALL[planted](world) if planted else ():
             before.append((module, name, getattr(module, name)))
             setattr(module, name, value)
         yield
