@@ -155,7 +155,7 @@ class SpyRegistry(Registry):
     def acquire(self, asker: Asker, asked: Acquire, inside: tuple[Ticket, ...]) -> Ticket:
         ticket = super().acquire(asker, asked, inside)
         assert isinstance(asker, Session)
-        self.world.oracle.arrived(asker.began.session, asked)
+        self.world.oracle.arrived((asker.began.session, asked.request), asked)
         return ticket
 
     def readmit(self, asker: Asker, keep: Keep) -> Ticket:

@@ -138,6 +138,7 @@ class Oracle:
         waiting = self._waiting.get(key)
         self.ended(key)
         self._limits_at[token] = {name: limits[name].limit for name in guarded}
+        self._undo.append(lambda: self._limits_at.pop(token, None))
         self._check_token(token, limits)
         if waiting is not None:
             self._check_order(waiting, guarded)
@@ -232,6 +233,8 @@ class Oracle:
         key = client.session, request
         if self._owner.setdefault(token, key) != key:
             self.fail(f"token {token} was given twice")
+        if token not in self._limits_at:
+            self.fail(f"{client.process.name} has token {token}, of which nothing was written")
         if hold:
             slots = {name: n for name, n in hold.items() if name not in granted.unguarded}
             self.inside[client, request] = Inside(client, request, token, slots)
@@ -302,6 +305,20 @@ class Oracle:
         self.inside.clear()
         self._spent.clear()
 
+    def _check_nobody_fits(self, limit: Limit) -> None:
+        """Who is the first in all of its lines waits only for what is not free."""
+        first = next(iter(limit.line), None)
+        if first is None:
+            return
+        for part in first.parts:
+            free = part.limit.limit - part.limit.held - part.slots
+            level = part.limit.level
+            if next(iter(part.limit.line)) is not first or free < 0:
+                return
+            if level.units and level.instant_within(free) > self.world.now - TIMER_LATE_NS_MAX:
+                return
+        self.fail(f"{first} is the first at {limit.name}, and fits")
+
     # When all is quiet
 
     def standstill(self) -> None:
@@ -318,6 +335,7 @@ class Oracle:
             )
             if actor.limit.held != believed:
                 self.fail(f"{name}: {actor.limit.held} held, and clients believe {believed}")
+            self._check_nobody_fits(actor.limit)
             for ticket in actor.limit.line:
                 key = ticket.owner.asker.began.session, ticket.owner.number
                 if not self._is_wanted(key):

@@ -49,14 +49,19 @@ class Script:
         self.span = chance.choice((1, 2, 4)) * SECOND
         self.kills_every = chance.choice((0, SECOND // 4, SECOND, 2 * SECOND))
         self.edits_every = chance.choice((0, SECOND // 2, 2 * SECOND))
-        self.host.dies_at_write = chance.choice((0.0, 0.0, 0.01, 0.05))
+        self.host.dies_at_write = chance.choice((0.0, 0.0, 0.02, 0.1))
         self.host.disk_fails = chance.choice((0.0, 0.0, 0.2))
-        self.reuse = chance.choice((0.0, 0.8))
+        self.reuse = chance.choice((0.0, 1.0))
         self.world.one_inode = chance.random() < 0.3
-        self.roughness = chance.choice((0.0, 0.03, 0.1))  # how often something befalls a client
+        self.roughness = chance.choice((0.0, 0.05, 0.15))  # how often something befalls a client
         self.spends = chance.choice((0.0, 0.3, 0.7))
         self.pairs = chance.choice((0.1, 0.4, 0.8))
         self.power = chance.random() < 0.1
+        self.crowd = chance.random() < 0.1
+        if self.crowd:
+            self.names = ["a", "b"]
+            self.most_clients = 6
+            self.pace = 15 * MILLISECOND
 
     # The acts
 
@@ -166,17 +171,21 @@ class Script:
         draw = self.chance.random()
         if held and draw < 0.45:
             client.release(self.chance.choice(held))
-        elif wanted and draw < 0.55:
+        elif wanted and draw < 0.55 and not self.crowd:
             client.give_up(self.chance.choice(wanted))
         elif len(wanted) < 4:
             client.acquire(self._wish())
 
     def _wish(self) -> Asked:
         chance = self.chance
+        if self.crowd:  # a big request over both, and many small ones that could pass it for ever
+            name = chance.choice(self.names)
+            hold = {"a": 2, "b": 2} if chance.random() < 0.03 else {name: 1}
+            return Asked(hold, {}, None, False)
         names = [chance.choice(self.names)]
         if len(self.names) > 1 and chance.random() < self.pairs:
             names = chance.sample(self.names, 2)
-        hold: dict[str, int] = {}
+        hold = {}
         spend: dict[str, int] = {}
         for name in names:
             slots = chance.choice((1, 1, 1, 2))
@@ -210,6 +219,8 @@ class Script:
         life = self.host.life
         if draw < 0.7:
             life.process.kill()
+            if self.world.maybe(3 * self.roughness):  # and a client, before it is back
+                self._befalls(self.chance.choice(self.clients))
         elif draw < 0.85:
             self.host.stop_in_order()
         elif draw < 0.93:
@@ -234,6 +245,8 @@ class Script:
 
     def _declaration(self) -> Declared:
         chance = self.chance
+        if self.crowd:
+            return 2, 2.0, True
         return chance.choice((1, 1, 2, 2, 3)), chance.choice((0.5, 2.0, 10.0, 30.0)), True
 
     def _declare_all(self) -> None:
