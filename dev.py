@@ -28,6 +28,8 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   test [ARGS]    run the tests; ARGS go to pytest
   check          formatting, lint and types: ruff format --check, ruff check, mypy
   bench [ARGS]   measure speed against the physical floor
+  sim [ARGS]     daemon and clients in simulated worlds: --seeds N, --seed N, --jobs N,
+                 --asyncio, --planted NAME
 
 The first run makes .venv in this checkout (with uv if there is one, else with venv and pip) and
 installs what the command needs. Paths in ARGS start at the checkout.
@@ -75,6 +77,7 @@ EXTRAS = {  # command -> what it installs; nothing that it does not need
     "test": ["daemon", "dev"],
     "check": ["daemon", "dev"],  # the same as test, or .ci/run would install twice
     "bench": ["daemon"],
+    "sim": ["daemon", "dev"],
 }
 
 
@@ -151,6 +154,7 @@ def commands_of(command: str, args: list[str]) -> list[list[str]]:
         "test": [["-m", "pytest", *args]],
         "check": [[*ruff, "format", "--check", "."], [*ruff, "check", "."], ["-m", "mypy"]],
         "bench": [["bench/run.py", *args]],
+        "sim": [["-m", "tests.sim", *args]],
     }[command]
 
 

@@ -30,10 +30,11 @@ class Call:
 class SimClient:
     """One process."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, settles: Exchange | None = None) -> None:
+        """`settles`: not a new session; what is left of this one is to be told."""
         self.process = process
         self.world: World = process.world
-        self.exchange = Exchange(["sim"])
+        self.exchange = settles or Exchange(["sim"])
         self.calls: dict[int, Call] = {}
         self.held: dict[int, Asked] = {}
         self.refused: list[str] = []  # codes, for what the script wants to know
@@ -46,6 +47,9 @@ class SimClient:
         self._reads = False
         self.world.oracle.clients[self.session] = self
         process.on_death.append(lambda: self.world.oracle.died(self))
+        if settles is not None:
+            self._ready = True
+            self._away.lost(self._now(), "")
         self._connect()
 
     @property

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from atmost.exchange import Exchange
 from atmost.wire import Acquire, Keep
 from atmostd import __main__ as daemon_main
 from atmostd import peer
@@ -238,6 +239,10 @@ class Life:
             raise Violation(f"an error in the daemon: {context}") from context.get("exception")
 
 
+def _nobody_settles(exchange: Exchange) -> None:
+    raise NotImplementedError
+
+
 class Server:
     """What listens."""
 
@@ -262,6 +267,7 @@ class Host:
         self.restarts = True
         self.lives = 0
         self.replaying = False
+        self.settle: Callable[[Exchange], None] = _nobody_settles
         self.by_pid: dict[int, Process] = {}
         self._life: Life | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.sim.asyncio_script import AsyncioScript
 from tests.sim.script import Script
 from tests.sim.seams import replaced
 from tests.sim.world import Violation, World
@@ -20,12 +21,12 @@ class Verdict:
     trace: list[str]
 
 
-def play(seed: int, planted: str = "") -> Verdict:
+def play(seed: int, planted: str = "", with_asyncio: bool = False) -> Verdict:
     """Let it happen."""
     world = World(seed)
-    script = Script(world)
+    script = (AsyncioScript if with_asyncio else Script)(world)
     violation = ""
-    with replaced(world, planted):
+    with replaced(world, script.seams(), planted):
         try:
             script.play()
         except Violation as found:

@@ -7,6 +7,7 @@ that use them; everything is put back afterwards.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from atmostd.registry import Registry
 from atmostd.session import Sessions
 from tests.sim.host import SpyRegistry, Timer
 from tests.sim.network import Socket
+from tests.sim.planted import ALL, Patch
 from tests.sim.world import SECOND, World
 
 JOURNAL_BYTES_MAX = 3000  # so that it is replaced again and again
@@ -38,7 +40,7 @@ class Shim:
         return getattr(self._module, name)
 
 
-def _seams(world: World) -> Iterator[tuple[Any, str, Any]]:
+def _seams(world: World) -> Iterator[Patch]:
     def new_socket(family: object = None, kind: object = None, *, fileno: Any = None) -> Socket:
         return Socket() if fileno is None else fileno
 
@@ -80,19 +82,15 @@ _replay: Callable[[Iterable[AnyRecord], Registry, Sessions], None] = recovery.re
 
 
 @contextlib.contextmanager
-def replaced(world: World, planted: str = "") -> Iterator[None]:
+def replaced(world: World, more: Iterable[Patch], planted: str) -> Iterator[None]:
     """While this world runs; with a planted bug, if one is named."""
-    from tests.sim.planted import ALL
-
+    bug = ALL[planted](world) if planted else ()
     before = []
     logger = logging.getLogger("atmostd")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        for module, name, value in _seams(world):
-            before.append((module, name, getattr(module, name)))
-            setattr(module, name, value)
-        for module, name, value in ALL[planted](world) if planted else ():
+        for module, name, value in itertools.chain(_seams(world), more, bug):
             before.append((module, name, getattr(module, name)))
             setattr(module, name, value)
         yield

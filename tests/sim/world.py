@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 MICROSECOND = 1_000
+STEPS_MAX = 60_000  # of a world that comes to rest
 TRACE_KEPT = 60  # lines shown when a seed fails
 
 
@@ -120,6 +121,8 @@ class World:
         events = self._events
         while events and events[0][0] <= instant:
             self.step()
+            if self.steps > STEPS_MAX:
+                self.fail("this world does not come to rest")
             if self.violation is not None:
                 raise self.violation
         self.now = max(self.now, instant)
