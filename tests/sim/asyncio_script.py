@@ -17,7 +17,7 @@ from atmost.asyncio import Client, Grant
 from atmost.errors import AtmostError, GrantLost
 from atmost.exchange import Exchange
 from tests.sim.client import SimClient
-from tests.sim.loop import Loop
+from tests.sim.loop import new_loop
 from tests.sim.network import Socket
 from tests.sim.script import Script
 from tests.sim.world import MILLISECOND, SECOND, Process, World
@@ -63,7 +63,7 @@ class AsyncioClient:
         self.exec_done = False  # its session was ended in order
         self.process = process
         self.world: World = process.world
-        self.loop = Loop(process)
+        self.loop = new_loop(process)
         self.held: dict[int, asyncio.Future[None]] = {}  # inside, until this is done
         self.client = Client("/s", _command=["sim"])
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -88,7 +88,9 @@ class AsyncioClient:
         number = self._last
         self.world.note(f"{self.name} block {number}: {asked.hold} {asked.spend}")
         nested = bool(asked.hold) and self.world.maybe(0.2)
-        self._tasks[number] = self.loop.start(self._block(number, asked, nested), f"{number}")
+        task = self.loop.start(self._block(number, asked, nested), f"block {number}")
+        self._tasks[number] = task
+        task.add_done_callback(lambda _: self._tasks.pop(number))
 
     def release(self, number: int) -> None:
         done = self.held[number]
@@ -133,9 +135,6 @@ class AsyncioClient:
         except AtmostError as error:
             if self.process.alive:
                 self._failed(number, error)
-        finally:
-            if self.process.alive:
-                del self._tasks[number]
 
     async def _body(self, number: int, asked: Asked, nested: bool) -> None:
         try:

@@ -158,9 +158,7 @@ class SimClient:
                 self._fail_if_away_too_long()
                 self._go_on()
             else:
-                self.process.after(
-                    self.world.span(MILLISECOND, 100 * MILLISECOND), self._connect
-                )
+                self.process.after(self.world.span(MILLISECOND, 100 * MILLISECOND), self._connect)
             return
         self.end = end
         self.connections += 1
@@ -171,9 +169,7 @@ class SimClient:
             self._send(self.exchange.resume(self._now()))
         else:
             self._send(self.exchange.hello())
-        self.process.after(
-            int(HELLO_SECONDS * SECOND), lambda: self._check_welcome(connection)
-        )
+        self.process.after(int(HELLO_SECONDS * SECOND), lambda: self._check_welcome(connection))
 
     def _check_welcome(self, connection: int) -> None:
         if connection == self.connections and self.end is not None and not self.exchange.welcomed:
@@ -182,9 +178,7 @@ class SimClient:
     def _readable(self) -> None:
         if not self._reads:
             self._reads = True
-            self.process.after(
-                self.world.chance.randrange(1, 20 * MICROSECOND), self._read
-            )
+            self.process.after(self.world.chance.randrange(1, 20 * MICROSECOND), self._read)
 
     def _read(self) -> None:
         self._reads = False

@@ -29,7 +29,7 @@ from atmostd.session import Session
 from atmostd.snapshot import State
 from atmostd.store import StoreError
 from atmostd.ticket import Edit, Effect, Event, Granted, Refused, Ticket, TimedOut
-from tests.sim.loop import Loop
+from tests.sim.loop import Loop, new_loop
 from tests.sim.network import End, Socket, Transport, connect
 from tests.sim.world import MICROSECOND, MILLISECOND, SECOND, Process, Violation, World
 
@@ -193,7 +193,7 @@ class Life:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.process = Process(host.world, "daemon", host.world.new_pid())
-        self.loop = Loop(self.process)
+        self.loop = new_loop(self.process)
         self.saving: State | None = None
         self.daemon: daemon_main.Daemon | None = None
         self.listens: Callable[[], Any] | None = None
@@ -220,7 +220,7 @@ class Life:
 
     async def sleep(self, nanoseconds: int) -> None:
         done = self.loop.create_future()
-        self.process.after(nanoseconds, lambda: done.done() or done.set_result(None))
+        self.process.after(nanoseconds, lambda: None if done.done() else done.set_result(None))
         await done
 
     def _died(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import NoReturn, Protocol
 
 from atmost.wire import Acquire, Granted
@@ -84,10 +85,12 @@ class Oracle:
         self.entries = 0
         self.decisions = 0
         self.possible: dict[str, list[Declared | None]] = {}  # what each limit may be by now
-        self._undo: list[Callable[[], None]] = []  # how to take back what the journal has not got
+        self._undo: list[Callable[[], object]] = []  # how to take back what the journal has not got
         self._arrivals = 0
         self._waiting: dict[Key, Waiting] = {}  # in the order of arrival
-        self._limits_at: dict[int, dict[str, int]] = {}  # by token: as they were when it was granted
+        self._limits_at: dict[
+            int, dict[str, int]
+        ] = {}  # by token: as they were when it was granted
         self._cut: dict[str, int] = {}  # tokens from this one on are of the limit made again
         self._last_token: dict[str, int] = {}
         self._owner: dict[int, Key] = {}  # by token
@@ -152,7 +155,7 @@ class Oracle:
             if token <= before:
                 self.fail(f"token {token} of {name} after {before}")
             self._last_token[name] = token
-            self._undo.append(lambda name=name, before=before: self._reset_token(name, before))
+            self._undo.append(partial(self._reset_token, name, before))
 
     def _reset_token(self, name: str, before: int) -> None:
         self._last_token[name] = before
@@ -174,7 +177,7 @@ class Oracle:
     def _pass(self, other: Waiting, granted: Waiting, guarded: set[str], is_first: bool) -> None:
         for name in other.shape.keys() & granted.shape.keys() & guarded:
             other.passed[name] = other.passed.get(name, 0) + 1
-            self._undo.append(lambda name=name: self._unpass(other, name))
+            self._undo.append(partial(self._unpass, other, name))
         if is_first and all(other.passed.get(name, 0) > PASSES_ALLOWED for name in other.shape):
             self.fail(f"{self._name(other.key)} was passed {other.passed}")
 
@@ -247,7 +250,9 @@ class Oracle:
             holders = [
                 (held.token, held.slots[name])
                 for held in self.inside.values()
-                if name in held.slots and held.client.process.alive and (held.token < cut) == (token < cut)
+                if name in held.slots
+                and held.client.process.alive
+                and (held.token < cut) == (token < cut)
             ]
             holders.sort()
             total = 0
@@ -262,7 +267,9 @@ class Oracle:
         self.inside.pop((client, request), None)
 
     def told_lost(self, client: Client, request: int) -> None:
-        self.fail(f"{client.process.name} was told that #{request} is lost, and the journal was not")
+        self.fail(
+            f"{client.process.name} was told that #{request} is lost, and the journal was not"
+        )
 
     def died(self, client: Client) -> None:
         for key in [key for key in self.inside if key[0] is client]:
@@ -349,4 +356,6 @@ class Oracle:
             if client.process.alive:
                 for request in client.wanted():
                     if (client.session, request) not in lines:
-                        self.fail(f"{client.process.name} waits for #{request}, which is in no line")
+                        self.fail(
+                            f"{client.process.name} waits for #{request}, which is in no line"
+                        )

@@ -12,7 +12,6 @@ from typing import Any
 from atmost.exchange import Exchange
 from atmost.wire import Release
 from atmostd import limit as rules
-from atmostd import recovery
 from atmostd.clock import Alarm
 from atmostd.configuration import Configuration, Declared
 from atmostd.level import Level
@@ -155,7 +154,7 @@ def holders_forgotten_on_restart(world: World) -> Iterator[Patch]:
     def forget(registry: Registry) -> None:
         for actor in registry.actors.values():
             for ticket in list(actor.limit.holders.values()):
-                recovery.leave(ticket)
+                rules.leave(ticket)
 
     yield _after_replay(forget)
 
@@ -166,7 +165,7 @@ def places_lost_on_restart(world: World) -> Iterator[Patch]:
     def forget(registry: Registry) -> None:
         for actor in registry.actors.values():
             for ticket in list(actor.limit.line):
-                recovery.leave(ticket)
+                rules.leave(ticket)
                 ticket.owner.asker.drop(ticket.owner.number)
 
     yield _after_replay(forget)

@@ -66,7 +66,9 @@ class Script:
         self._named = 0
         self._owners: dict[object, Any] = {}
         self._changing = False
-        self._exists: set[str] = set()  # a create was refused: a request has made it, or the first try
+        self._exists: set[str] = (
+            set()
+        )  # a create was refused: a request has made it, or the first try
         self._weather()
 
     def _weather(self) -> None:
@@ -344,5 +346,3 @@ class Script:
                 self.oracle.change_refused(name)
         else:
             self.oracle.fail(f"the change of {name} to {declared} is answered with {answer.code}")
-
-

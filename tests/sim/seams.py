@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -62,20 +64,24 @@ def _seams(world: World) -> Iterator[Patch]:
     yield daemon_main, "serve", world.host.serve
     yield daemon_main, "_boot_id", lambda: world.host.boot_id
     yield daemon_main, "Registry", type("Spy", (SpyRegistry,), {"world": world})
-    yield daemon_main, "os", Shim(daemon_main.os, _exit=world.host.crash)
+    yield daemon_main, "os", Shim(os, _exit=world.host.crash)
     yield recovery, "replay", replay
     yield clock, "_Timer", Timer
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
-    yield configuration, "time", Shim(configuration.time, time_ns=lambda: world.wall)
-    yield connection, "os", Shim(connection.os, dup=lambda f: f, geteuid=lambda: 0, getpid=lambda: PID)
+    yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
+    yield (
+        connection,
+        "os",
+        Shim(os, dup=lambda f: f, geteuid=lambda: 0, getpid=lambda: PID),
+    )
     yield connection, "socket", Shim(socket, socket=new_socket)
-    yield exchange, "os", Shim(exchange.os, urandom=world.chance.randbytes, getpid=lambda: PID)
+    yield exchange, "os", Shim(os, urandom=world.chance.randbytes, getpid=lambda: PID)
     yield exchange, "_user", lambda: "user"
     yield reconnecting, "_chance", world.chance.random
     yield asyncio_connection, "socket", Shim(socket, socket=new_socket)
-    yield asyncio_connection, "time", Shim(asyncio_connection.time, monotonic=monotonic)
+    yield asyncio_connection, "time", Shim(time, monotonic=monotonic)
     yield asyncio_connection, "sync_connection", Shim(None, settle=settle)
-    yield atmost.asyncio, "time", Shim(atmost.asyncio.time, monotonic=monotonic)
+    yield atmost.asyncio, "time", Shim(time, monotonic=monotonic)
 
 
 _replay: Callable[[Iterable[AnyRecord], Registry, Sessions], None] = recovery.replay
