@@ -30,6 +30,8 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   bench [ARGS]   measure speed against the physical floor
   chaos [ARGS]   kill daemon and clients at random for a while, then judge what their clocks say
   fuzz [ARGS]    look for bytes that the daemon cannot take: --seconds N (60)
+  sim [ARGS]     daemon and clients in simulated worlds: --seeds N, --seed N, --jobs N,
+                 --asyncio, --planted NAME
 
 The first run makes .venv in this checkout (with uv if there is one, else with venv and pip) and
 installs what the command needs. Paths in ARGS start at the checkout.
@@ -79,6 +81,7 @@ EXTRAS = {  # command -> what it installs; nothing that it does not need
     "bench": ["daemon"],
     "chaos": ["daemon"],
     "fuzz": ["daemon", "dev"],
+    "sim": ["daemon", "dev"],
 }
 
 
@@ -157,6 +160,7 @@ def commands_of(command: str, args: list[str]) -> list[list[str]]:
         "bench": [["bench/run.py", *args]],
         "chaos": [["chaos/run.py", *args]],
         "fuzz": [["-m", "tests.fuzz", *args]],
+        "sim": [["-m", "tests.sim", *args]],
     }[command]
 
 

@@ -1,0 +1,287 @@
+"""Bugs that somebody could have made, planted one at a time, to see that the simulation finds them.
+
+Each is a list of attributes to replace, of the real modules, as in seams.py. Nothing of it is in the
+product. `python3 dev.py sim --planted NAME` shows how one is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from atmost.exchange import Exchange
+from atmost.wire import Release
+from atmostd import limit as rules
+from atmostd.clock import Alarm
+from atmostd.configuration import Configuration, Declared
+from atmostd.level import Level
+from atmostd.limit import Limit
+from atmostd.line import Line
+from atmostd.peer import Peer
+from atmostd.records import AnyRecord
+from atmostd.recovery import Recovery
+from atmostd.registry import Registry
+from atmostd.session import Session, Sessions
+from atmostd.snapshot import State as Saved
+from atmostd.ticket import Effect, State, Ticket
+from atmostd.turn import Turn
+from tests.sim.world import World
+
+Patch = tuple[Any, str, Any]
+Planted = Callable[[World], Iterator[Patch]]
+
+
+def reply_before_journal(world: World) -> Iterator[Patch]:
+    """What is said leaves before it is written."""
+
+    def end(self: Turn) -> None:
+        speakers, self._speakers = self._speakers, []
+        for speaker in speakers:
+            speaker.flush()
+        self._write_journal()
+
+    yield Turn, "_end", end
+
+
+def no_reconcile(world: World) -> Iterator[Patch]:
+    """A client that comes back does not name a grant, and it stays on the books."""
+
+    def resume(self: Session, message: Any) -> None:
+        self._unnamed = set()
+        original(self, message)
+
+    original = Session.resume
+    yield Session, "resume", resume
+
+
+def waiter_leak_on_cancel(world: World) -> Iterator[Patch]:
+    """Who gives up waiting stays in the line."""
+
+    def release(self: Session, message: Release) -> None:
+        ticket = self.tickets.get(message.request)
+        if ticket is not None and ticket.state is not State.WAITING:
+            original(self, message)
+
+    original = Session.release
+    yield Session, "release", release
+
+
+def last_come_first_served(world: World) -> Iterator[Patch]:
+    """Of those who ask the same the last goes first."""
+
+    def heads(self: Line[Any]) -> list[Any]:
+        lasts = [next(reversed(lane.values())) for lane in self._lanes.values()]
+        return sorted(lasts, key=lambda ticket: ticket.number)
+
+    def head_like(self: Line[Any], ticket: Any) -> Any:
+        lane = self._lanes.get(ticket.shape)
+        return next(reversed(lane.values())) if lane else None
+
+    yield Line, "heads", heads
+    yield Line, "head_like", head_like
+
+
+def double_release(world: World) -> Iterator[Patch]:
+    """A slot is given back twice when its holder lets go."""
+
+    def leave(ticket: Ticket) -> None:
+        taken = [part for part in ticket.parts if part.taken]
+        original(ticket)
+        for part in taken:
+            part.limit.held = max(0, part.limit.held - part.hold)
+
+    original = rules.leave
+    yield rules, "leave", leave
+
+
+def wall_clock_decay(world: World) -> Iterator[Patch]:
+    """Levels decay by the clock that people set."""
+
+    def settle(self: Level, now: int) -> None:
+        original(self, now + world.wall_ahead - began)
+
+    began = world.wall_ahead
+    original = Level.settle
+    yield Level, "settle", settle
+
+
+def grant_to_a_dead_waiter(world: World) -> Iterator[Patch]:
+    """The end of a session lets go of what it holds, and forgets what it waits for."""
+
+    def let_go(self: Session, request: int) -> None:
+        if self._line is None and self.tickets[request].state is State.WAITING:
+            del self.tickets[request]
+        else:
+            original(self, request)
+
+    original = Session._let_go
+    yield Session, "_let_go", let_go
+
+
+def token_reset(world: World) -> Iterator[Patch]:
+    """A restart begins again with the first token."""
+
+    def restore(self: Configuration, state: Saved | None) -> None:
+        original(self, state)
+        self._registry.next_token = 1
+
+    original = Configuration.restore
+    yield Configuration, "restore", restore
+
+
+def _after_replay(do: Callable[[Registry], None]) -> Patch:
+    def replay(self: Recovery, recorded: Iterable[AnyRecord]) -> None:
+        original(self, recorded)
+        do(self._registry)
+
+    original = Recovery.replay
+    return Recovery, "replay", replay
+
+
+def spend_forgotten_on_restart(world: World) -> Iterator[Patch]:
+    """A restart gives every rate limit a free burst."""
+
+    def forget(registry: Registry) -> None:
+        for actor in registry.actors.values():
+            actor.limit.level.units = 0
+
+    yield _after_replay(forget)
+
+
+def holders_forgotten_on_restart(world: World) -> Iterator[Patch]:
+    """A holder counts again only when it has come back."""
+
+    def forget(registry: Registry) -> None:
+        for actor in registry.actors.values():
+            for ticket in list(actor.limit.holders.values()):
+                rules.leave(ticket)
+
+    yield _after_replay(forget)
+
+
+def places_lost_on_restart(world: World) -> Iterator[Patch]:
+    """Who waits stands at the end of the line when it comes back."""
+
+    def forget(registry: Registry) -> None:
+        for actor in registry.actors.values():
+            for ticket in list(actor.limit.line):
+                rules.leave(ticket)
+                ticket.owner.asker.drop(ticket.owner.number)
+
+    yield _after_replay(forget)
+
+
+def pid_reuse(world: World) -> Iterator[Patch]:
+    """A process of the same pid is taken for the one that died."""
+    yield Peer, "was", lambda self, started, inode: True
+
+
+def lost_release(world: World) -> Iterator[Patch]:
+    """A client that has nothing to ask does not come back to say what it has let go of."""
+
+    def disconnected(self: Exchange) -> None:
+        original(self)
+        self.unsettled = False
+
+    original = Exchange.disconnected
+    yield Exchange, "disconnected", disconnected
+
+
+def passing_without_bound(world: World) -> Iterator[Patch]:
+    """A request over two limits is passed for ever."""
+    yield Limit, "was_passed_by_enough", lambda self, ticket: False
+
+
+def cancel_crosses_grant(world: World) -> Iterator[Patch]:
+    """Who gives up says so only of what it was told."""
+
+    def release(self: Exchange, number: int) -> bytes:
+        waits = number in self._waiting
+        frame = original(self, number)
+        return b"" if waits else frame
+
+    original = Exchange.release
+    yield Exchange, "release", release
+
+
+def change_answered_before_disk(world: World) -> Iterator[Patch]:
+    """A change of the settings is written some time later."""
+
+    async def write(self: Configuration, draft: dict[str, Declared], reserved: int = 10**9) -> None:
+        task = world.host.life.loop.create_task(original(self, draft, reserved))
+        task.add_done_callback(lambda done: done.exception())
+
+    original = Configuration._write
+    yield Configuration, "_write", write
+
+
+def death_is_the_end_of_the_connection(world: World) -> Iterator[Patch]:
+    """The death of a process is not watched: its child keeps what it held."""
+    yield Session, "_process_died", lambda self: self._sessions.loop.remove_reader(self._peer.pidfd)
+
+
+def stop_ends_the_sessions(world: World) -> Iterator[Patch]:
+    """A daemon that stops in order lets go of what its clients have."""
+    yield Session, "detach", Session.leave
+
+
+def nobody_goes_after_a_time_out(world: World) -> Iterator[Patch]:
+    """Those behind one that left the line are not looked at."""
+
+    def without(tickets: list[Ticket], now: int) -> list[Effect]:
+        return []
+
+    yield rules, "_go_on_without", without
+
+
+def alarm_forgotten(world: World) -> Iterator[Patch]:
+    """After it has rung, the alarm is not set for the next instant."""
+
+    def rings(self: Alarm) -> None:
+        arm, self._arm = self._arm, lambda: None  # type: ignore[method-assign]
+        original(self)
+        self._arm = arm  # type: ignore[method-assign]
+
+    original = Alarm._rings
+    yield Alarm, "_rings", rings
+
+
+def session_of_a_dead_client_lives(world: World) -> Iterator[Patch]:
+    """After a restart the process behind a holder is not watched."""
+
+    def again(self: Sessions, began: Any) -> Any:
+        session = original(self, began)
+        if session is not None:
+            self.loop.remove_reader(session._peer.pidfd)
+        return session
+
+    original = Sessions.again
+    yield Sessions, "again", again
+
+
+ALL: dict[str, Planted] = {
+    plant.__name__: plant
+    for plant in (
+        reply_before_journal,
+        no_reconcile,
+        waiter_leak_on_cancel,
+        last_come_first_served,
+        double_release,
+        wall_clock_decay,
+        grant_to_a_dead_waiter,
+        token_reset,
+        spend_forgotten_on_restart,
+        holders_forgotten_on_restart,
+        places_lost_on_restart,
+        pid_reuse,
+        lost_release,
+        passing_without_bound,
+        cancel_crosses_grant,
+        change_answered_before_disk,
+        death_is_the_end_of_the_connection,
+        stop_ends_the_sessions,
+        nobody_goes_after_a_time_out,
+        alarm_forgotten,
+        session_of_a_dead_client_lives,
+    )
+}

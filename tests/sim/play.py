@@ -1,0 +1,38 @@
+"""One seed's world from its beginning to the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.sim.asyncio_script import AsyncioScript
+from tests.sim.script import Script
+from tests.sim.seams import replaced
+from tests.sim.world import Violation, World
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a world."""
+
+    seed: int
+    digest: str  # the same for the same trace
+    entries: int  # grants that clients took
+    violation: str  # empty if every promise was kept
+    trace: list[str]
+
+
+def play(seed: int, planted: str = "", with_asyncio: bool = False) -> Verdict:
+    """Let it happen."""
+    world = World(seed)
+    script = (AsyncioScript if with_asyncio else Script)(world)
+    violation = ""
+    with replaced(world, script.seams(), planted):
+        try:
+            script.play()
+        except Violation as found:
+            violation = str(found) or "?"
+        except Exception as error:
+            if not planted:
+                raise
+            violation = repr(error)  # a planted bug may break anything
+    return Verdict(seed, world.digest, world.oracle.entries, violation, world.lines)
