@@ -215,7 +215,7 @@ class Loop(asyncio.AbstractEventLoop):
                 with contextlib.suppress(RuntimeError):
                     self.run(cast(Any, task.get_coro()).close)
 
-    async def create_unix_connection(  # type: ignore[override]
+    async def create_unix_connection(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *, sock: Any, **_: Any
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         from tests.sim.network import Transport
