@@ -55,6 +55,8 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
             session.record()
             yield session.began
             tickets += [(ticket, session) for ticket in session.tickets.values()]
+        else:
+            session.not_recorded()
     tickets.sort(key=lambda entry: entry[0].number)
     for ticket, session in tickets:
         yield from _ticket_is(ticket, session)

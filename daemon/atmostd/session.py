@@ -86,6 +86,10 @@ class Session:
             self._sessions.notes.note(self.began)
         return self.began.serial
 
+    def not_recorded(self) -> None:
+        """A checkpoint has left it out: the journal has to be told again who it is."""
+        self._recorded = False
+
     # Its connection
 
     @property
