@@ -15,7 +15,6 @@ from atmostd import limit as rules
 from atmostd.clock import Alarm
 from atmostd.configuration import Configuration, Declared
 from atmostd.level import Level
-from atmostd.limit import Limit
 from atmostd.line import Line
 from atmostd.peer import Peer
 from atmostd.records import AnyRecord
@@ -23,7 +22,7 @@ from atmostd.recovery import Recovery
 from atmostd.registry import Registry
 from atmostd.session import Session, Sessions
 from atmostd.snapshot import State as Saved
-from atmostd.ticket import Effect, State, Ticket
+from atmostd.ticket import State, Ticket
 from atmostd.turn import Turn
 from tests.sim.world import World
 
@@ -187,11 +186,6 @@ def lost_release(world: World) -> Iterator[Patch]:
     yield Exchange, "disconnected", disconnected
 
 
-def passing_without_bound(world: World) -> Iterator[Patch]:
-    """A request over two limits is passed for ever."""
-    yield Limit, "was_passed_by_enough", lambda self, ticket: False
-
-
 def cancel_crosses_grant(world: World) -> Iterator[Patch]:
     """Who gives up says so only of what it was told."""
 
@@ -225,13 +219,9 @@ def stop_ends_the_sessions(world: World) -> Iterator[Patch]:
     yield Session, "detach", Session.leave
 
 
-def nobody_goes_after_a_time_out(world: World) -> Iterator[Patch]:
-    """Those behind one that left the line are not looked at."""
-
-    def without(tickets: list[Ticket], now: int) -> list[Effect]:
-        return []
-
-    yield rules, "_go_on_without", without
+def idle_clients_forgotten_by_a_checkpoint(world: World) -> Iterator[Patch]:
+    """Who holds nothing when the journal is replaced is not named there when it asks again."""
+    yield Session, "not_recorded", lambda self: None
 
 
 def alarm_forgotten(world: World) -> Iterator[Patch]:
@@ -275,12 +265,11 @@ ALL: dict[str, Planted] = {
         places_lost_on_restart,
         pid_reuse,
         lost_release,
-        passing_without_bound,
         cancel_crosses_grant,
         change_answered_before_disk,
         death_is_the_end_of_the_connection,
         stop_ends_the_sessions,
-        nobody_goes_after_a_time_out,
+        idle_clients_forgotten_by_a_checkpoint,
         alarm_forgotten,
         session_of_a_dead_client_lives,
     )
