@@ -214,16 +214,6 @@ def death_is_the_end_of_the_connection(world: World) -> Iterator[Patch]:
     yield Session, "_process_died", lambda self: self._sessions.loop.remove_reader(self._peer.pidfd)
 
 
-def stop_ends_the_sessions(world: World) -> Iterator[Patch]:
-    """A daemon that stops in order lets go of what its clients have."""
-    yield Session, "detach", Session.leave
-
-
-def idle_clients_forgotten_by_a_checkpoint(world: World) -> Iterator[Patch]:
-    """Who holds nothing when the journal is replaced is not named there when it asks again."""
-    yield Session, "not_recorded", lambda self: None
-
-
 def alarm_forgotten(world: World) -> Iterator[Patch]:
     """After it has rung, the alarm is not set for the next instant."""
 
@@ -268,8 +258,6 @@ ALL: dict[str, Planted] = {
         cancel_crosses_grant,
         change_answered_before_disk,
         death_is_the_end_of_the_connection,
-        stop_ends_the_sessions,
-        idle_clients_forgotten_by_a_checkpoint,
         alarm_forgotten,
         session_of_a_dead_client_lives,
     )
