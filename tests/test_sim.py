@@ -59,7 +59,6 @@ def test_worlds_are_not_empty() -> None:
         "resumes",
         "gives up",
         "fails: acquire_timeout",
-        "fails: never_fits",
         "fails: limit_deleted",
         "stays as it was: state_not_saved",
     ):

@@ -14,7 +14,7 @@ from typing import cast
 from atmost import asyncio_connection, wire
 from atmost.asked import Asked
 from atmost.asyncio import Client, Grant
-from atmost.errors import AtmostError, GrantLost
+from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import Exchange
 from tests.sim.client import SimClient
 from tests.sim.loop import new_loop
@@ -69,6 +69,12 @@ class AsyncioClient:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._sessions: dict[bytes, AsyncioSession] = {}
         self._last = 0
+        process.on_death.append(self._died)
+
+    def _died(self) -> None:
+        """Python will finish its generators at some time: then there is nothing left to end."""
+        for connection in self.client._connections.values():
+            connection.lost = connection.lost or DaemonUnavailable("/s", "", "the process is dead")
 
     @property
     def name(self) -> str:

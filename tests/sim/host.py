@@ -196,6 +196,16 @@ class SpyRegistry(Registry):
             self.world.oracle.edited(actor.limit)
 
 
+class InOrder(dict[Any, None]):
+    """A set whose order is that of its making, not that of addresses."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+
 class Life:
     """One life of the daemon."""
 
@@ -218,6 +228,8 @@ class Life:
         settings = Settings(Path("/s"), Path("/state"), host.folder, 0o600, Bounds(), None)
         store: Any = Store(self)
         self.daemon = daemon_main.Daemon(settings, store, self._journal)
+        connections: Any = InOrder()
+        self.daemon.connections = connections
         file: Any = None
         try:
             await self.daemon.run(file, host.durable, recorded, lost=False)

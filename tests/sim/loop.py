@@ -215,7 +215,7 @@ class Loop(asyncio.AbstractEventLoop):
                 with contextlib.suppress(RuntimeError):
                     self.run(cast(Any, task.get_coro()).close)
 
-    async def create_unix_connection(  # type: ignore[override]
+    async def create_unix_connection(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *, sock: Any, **_: Any
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         from tests.sim.network import Transport
@@ -227,7 +227,7 @@ class Loop(asyncio.AbstractEventLoop):
 
 def new_loop(process: Process) -> Loop:
     """It has what the daemon and the client call, and nothing else of an event loop."""
-    return Loop(process)
+    return Loop(process)  # type: ignore[abstract]
 
 
 class _pass_a_turn:

@@ -212,12 +212,16 @@ class Oracle:
         bucket.level, bucket.at = level, at
 
     def edited(self, limit: Limit) -> None:
-        """A change is in force. (It is on disk, so it is not undone by a death.)"""
+        """A change is in force."""
         bucket = self._bucket(limit)
+        self._undo.append(partial(self._unedit, bucket, bucket.rate, bucket.level, bucket.at))
         bucket.settle(self.world.now)
         bucket.rate = Fraction(repr(limit.level.rate))
         if not bucket.rate:
             bucket.level = Fraction(0)
+
+    def _unedit(self, bucket: Bucket, rate: Fraction, level: Fraction, at: int) -> None:
+        bucket.rate, bucket.level, bucket.at = rate, level, at
 
     def deleted(self, name: str, next_token: int) -> None:
         """What is made again under this name starts clean."""

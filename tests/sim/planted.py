@@ -15,7 +15,6 @@ from atmostd import limit as rules
 from atmostd.clock import Alarm
 from atmostd.configuration import Configuration, Declared
 from atmostd.level import Level
-from atmostd.limit import Limit
 from atmostd.line import Line
 from atmostd.peer import Peer
 from atmostd.records import AnyRecord
@@ -23,7 +22,7 @@ from atmostd.recovery import Recovery
 from atmostd.registry import Registry
 from atmostd.session import Session, Sessions
 from atmostd.snapshot import State as Saved
-from atmostd.ticket import Effect, State, Ticket
+from atmostd.ticket import State, Ticket
 from atmostd.turn import Turn
 from tests.sim.world import World
 
@@ -187,11 +186,6 @@ def lost_release(world: World) -> Iterator[Patch]:
     yield Exchange, "disconnected", disconnected
 
 
-def passing_without_bound(world: World) -> Iterator[Patch]:
-    """A request over two limits is passed for ever."""
-    yield Limit, "was_passed_by_enough", lambda self, ticket: False
-
-
 def cancel_crosses_grant(world: World) -> Iterator[Patch]:
     """Who gives up says so only of what it was told."""
 
@@ -218,20 +212,6 @@ def change_answered_before_disk(world: World) -> Iterator[Patch]:
 def death_is_the_end_of_the_connection(world: World) -> Iterator[Patch]:
     """The death of a process is not watched: its child keeps what it held."""
     yield Session, "_process_died", lambda self: self._sessions.loop.remove_reader(self._peer.pidfd)
-
-
-def stop_ends_the_sessions(world: World) -> Iterator[Patch]:
-    """A daemon that stops in order lets go of what its clients have."""
-    yield Session, "detach", Session.leave
-
-
-def nobody_goes_after_a_time_out(world: World) -> Iterator[Patch]:
-    """Those behind one that left the line are not looked at."""
-
-    def without(tickets: list[Ticket], now: int) -> list[Effect]:
-        return []
-
-    yield rules, "_go_on_without", without
 
 
 def alarm_forgotten(world: World) -> Iterator[Patch]:
@@ -275,12 +255,9 @@ ALL: dict[str, Planted] = {
         places_lost_on_restart,
         pid_reuse,
         lost_release,
-        passing_without_bound,
         cancel_crosses_grant,
         change_answered_before_disk,
         death_is_the_end_of_the_connection,
-        stop_ends_the_sessions,
-        nobody_goes_after_a_time_out,
         alarm_forgotten,
         session_of_a_dead_client_lives,
     )

@@ -339,7 +339,8 @@ class Script:
         self, name: str, declared: Declared | None, answer: AtmostError, repeated: bool
     ) -> None:
         """If it was asked a second time, the first may have been done."""
-        if answer.code in ("limit_exists", "state_not_saved"):
+        never_made = answer.code == "limit_not_found" and None in self.oracle.possible[name]
+        if answer.code in ("limit_exists", "state_not_saved") or never_made:
             if answer.code == "limit_exists":
                 self._exists.add(name)
             if not repeated:
