@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import sys
 import threading
 import time
 import weakref
@@ -413,6 +414,8 @@ class Connection:
         """Rule 4."""
         if not self._exchange.unsettled or self._reading or self._calls:
             return
+        if sys.is_finalizing():
+            return  # no thread would start any more, and start() would wait for it; we are gone soon
         call = self._calls[_HELPER] = _Call()
         helper = threading.Thread(
             target=self._settle, args=(call,), name="atmost-reconnect", daemon=True
