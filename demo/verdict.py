@@ -80,7 +80,7 @@ def _order(jobs: list[Stay], promised: Promised) -> Part:
         violations.append("no two jobs stood in line so that their order could be judged")
     if order.passed:
         return "order", f"NOT kept in {len(order.passed)} of {order.pairs} pairs", violations
-    words = f"kept: first come, first served in {order.pairs - order.unclear} pairs of jobs"
+    words = f"kept: first come, first served in {order.pairs - order.unclear} pairs"
     if order.unclear:
         words += f" ({order.unclear} too close to tell)"
     return "order", words, violations

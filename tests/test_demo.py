@@ -210,7 +210,7 @@ def test_all_is_well() -> None:
     assert verdict(JOBS, CALLS, ABSENCES, PROMISED) == Verdict(
         [
             ("at once", "1 inside at the most, of 1 allowed; 2 jobs ran to their end"),
-            ("order", "kept: first come, first served in 1 pairs of jobs"),
+            ("order", "kept: first come, first served in 1 pairs"),
             (
                 "daemon",
                 "killed 1 times; 1 inside noticed nothing; next one in after 7 ms",

@@ -226,7 +226,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_none(folder: Path) -> None:
     save(folder, 1)
     (folder / CURRENT).unlink()
     (folder / CURRENT).mkdir()
-    with pytest.raises(Untrusted, match="Is a directory"):
+    with pytest.raises(StoreError, match="state is no file"):
         found(folder)
 
 
