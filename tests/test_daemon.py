@@ -101,7 +101,7 @@ def test_wrong_arguments_exit_with_usage() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stops_in_order(daemon: RunningDaemon, number: signal.Signals) -> None:
     """Nobody is left hanging, nothing is left behind, and the levels are on disk."""
-    client = daemon.client()
+    client = Client(daemon.socket, reconnect_seconds=0.2)
     client.create_limit("db", 1)
     client.create_limit("slow", 10, 0.001)
     client.rate_limit("slow", 10)
