@@ -254,7 +254,8 @@ class Life:
     def check(self) -> None:
         """Nothing may have gone wrong inside."""
         if self._main.done() and not self._main.cancelled() and self._main.exception():
-            raise Violation("the daemon ended by an error") from self._main.exception()
+            error = self._main.exception()
+            raise Violation(f"the daemon ended by an error: {error!r}") from error
         if self.loop.errors:
             context = self.loop.errors[0]
             raise Violation(f"an error in the daemon: {context}") from context.get("exception")

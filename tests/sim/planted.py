@@ -15,6 +15,7 @@ from atmostd import limit as rules
 from atmostd.clock import Alarm
 from atmostd.configuration import Configuration, Declared
 from atmostd.level import Level
+from atmostd.limit import Limit
 from atmostd.line import Line
 from atmostd.peer import Peer
 from atmostd.records import AnyRecord
@@ -22,7 +23,7 @@ from atmostd.recovery import Recovery
 from atmostd.registry import Registry
 from atmostd.session import Session, Sessions
 from atmostd.snapshot import State as Saved
-from atmostd.ticket import State, Ticket
+from atmostd.ticket import Effect, State, Ticket
 from atmostd.turn import Turn
 from tests.sim.world import World
 
@@ -120,8 +121,8 @@ def grant_to_a_dead_waiter(world: World) -> Iterator[Patch]:
 def token_reset(world: World) -> Iterator[Patch]:
     """A restart begins again with the first token."""
 
-    def restore(self: Configuration, state: Saved | None) -> None:
-        original(self, state)
+    def restore(self: Configuration, state: Saved | None, lost: bool) -> None:
+        original(self, state, lost)
         self._registry.next_token = 1
 
     original = Configuration.restore
@@ -165,7 +166,7 @@ def places_lost_on_restart(world: World) -> Iterator[Patch]:
         for actor in registry.actors.values():
             for ticket in list(actor.limit.line):
                 rules.leave(ticket)
-                ticket.owner.asker.drop(ticket.owner.number)
+                ticket.owner.asker.drop(ticket)
 
     yield _after_replay(forget)
 
@@ -239,6 +240,25 @@ def session_of_a_dead_client_lives(world: World) -> Iterator[Patch]:
     yield Sessions, "again", again
 
 
+def passing_without_bound(world: World) -> Iterator[Patch]:
+    """A request over two limits is passed for ever."""
+    yield Limit, "was_passed_by_enough", lambda self, ticket: False
+
+
+def nobody_goes_after_a_time_out(world: World) -> Iterator[Patch]:
+    """Those behind one that left the line are not looked at."""
+
+    def without(tickets: list[Ticket], now: int) -> list[Effect]:
+        return []
+
+    yield rules, "_go_on_without", without
+
+
+def idle_clients_forgotten_by_a_checkpoint(world: World) -> Iterator[Patch]:
+    """Who holds nothing when the journal is replaced is not named there when it asks again."""
+    yield Session, "record_anew", lambda self: None
+
+
 ALL: dict[str, Planted] = {
     plant.__name__: plant
     for plant in (
@@ -260,5 +280,8 @@ ALL: dict[str, Planted] = {
         death_is_the_end_of_the_connection,
         alarm_forgotten,
         session_of_a_dead_client_lives,
+        passing_without_bound,
+        nobody_goes_after_a_time_out,
+        idle_clients_forgotten_by_a_checkpoint,
     )
 }

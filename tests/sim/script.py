@@ -95,6 +95,7 @@ class Script:
             self.names = ["a", "b"]
             self.most_clients = 6
             self.pace = 15 * MILLISECOND
+            self.edits_every = 0  # a limit that is turned off lets the whole crowd through
 
     # The acts
 
@@ -106,10 +107,13 @@ class Script:
             self.host.close()
 
     def _play(self) -> None:
+        dies_at_write, disk_fails = self.host.dies_at_write, self.host.disk_fails
+        self.host.dies_at_write = self.host.disk_fails = 0.0
         self.host.start()
         self.admin = SimClient(self.host.new_process("admin"))
-        self.world.at(self.world.now + 1, self._declare_all)
-        self.run(SECOND // 2)
+        self.run(SECOND // 4)
+        self._declare_all()
+        self.host.dies_at_write, self.host.disk_fails = dies_at_write, disk_fails
         for _ in range(self.most_clients):
             self._new_client()
         self._later(self.kills_every, self._kill_daemon)
@@ -292,8 +296,12 @@ class Script:
         return chance.choice((1, 1, 2, 2, 3)), chance.choice((0.5, 2.0, 10.0, 30.0)), True
 
     def _declare_all(self) -> None:
+        """Without limits that are enforced, nothing would be shown."""
         for name in self.names:
             self._change(name, self._declaration(), create=True)
+        self.run(SECOND // 4)
+        if any(len(self.oracle.possible[name]) > 1 for name in self.names):
+            self.oracle.fail("the limits could not be made")
 
     def _edit(self) -> None:
         if self._changing:
