@@ -145,6 +145,8 @@ class Connection:
         self._look()
         with self._lock:
             if not self.lost:
+                if self._connected and self._socket.has_ended():  # who reads has not looked yet
+                    self._exchange.disconnected()
                 unsettled = self._exchange.unsettled and not self._exchange.welcomed
                 self._lose(unavailable(self._at, reason))
                 if unsettled:

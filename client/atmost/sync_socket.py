@@ -106,6 +106,10 @@ class Socket:
         """Whether something is to be read or taken, be it the end."""
         return bool(self.received or self._unread.poll(0))
 
+    def has_ended(self) -> bool:
+        """Whether the other end has closed, be there something to read before that or not."""
+        return any(event & select.POLLHUP for _, event in self._unread.poll(0))
+
     def wait(self, seconds: float, writes: bool = False) -> int:
         """What it is ready for, within that time; 0: nothing."""
         poll = select.poll()
