@@ -11,7 +11,15 @@ from itertools import pairwise
 from statistics import median
 
 from bench.asker import PAUSED
-from bench.figures import COUNT, MEGABYTES, MICROSECONDS, PER_SECOND, Contender, Table
+from bench.figures import (
+    COUNT,
+    MEGABYTES,
+    MICROSECONDS,
+    MILLISECONDS,
+    PER_SECOND,
+    Contender,
+    Table,
+)
 from bench.processes import Asker, Bench, Cores
 
 FOREVER_LIMIT = 2**40  # of a rate limit that never makes anyone wait
@@ -174,6 +182,36 @@ def rest(bench: Bench, table: Table) -> Iterator[None]:
     yield
 
 
+def restart(bench: Bench, table: Table) -> Iterator[None]:
+    """From kill -9 of the daemon until the next one has heard from every client."""
+    clients = 10
+    each = 100 if bench.quick else 1000
+    empty = table.contender("nobody there", MILLISECONDS)
+    all_of = f"{clients * each:,}"
+    full = table.contender(f"{all_of} hold, {all_of} wait", MILLISECONDS, at_most=3000)
+    idle, daemon = bench.daemon(), bench.daemon()
+    daemon.client.create_limit("full", clients * each)
+    crowds = [bench.asker(daemon, "crowd") for _ in range(clients)]
+    for what in ("hold", "wait"):
+        for crowd in crowds:
+            crowd.ask(what, name="full", count=each)
+    while True:
+        begin = time.monotonic()
+        idle.kill_and_start()
+        idle.wait_until_ready()
+        empty.add((time.monotonic() - begin) * 1000)
+        begin = time.monotonic()
+        daemon.kill_and_start()
+        for crowd in crowds:
+            crowd.tell("back")
+        for crowd in crowds:
+            crowd.answer()
+        full.add((time.monotonic() - begin) * 1000)
+        found = daemon.client.read_limit("full")
+        assert found.held == found.waiting == clients * each, found
+        yield
+
+
 def _floor(bench: Bench, table: Table) -> Contender | None:
     """The ping-pong's line, if there is a ping-pong."""
     if bench.floor.missing:
@@ -187,5 +225,6 @@ Case = Callable[[Bench, Table], Iterator[None]]
 # Each yields at the end of a round. Whoever calls it decides how many there are, and how often it
 # starts anew.
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (acquire, one_core, rate_limit, cpu, hand_over, tasks, rest)
+    case.__name__: case
+    for case in (acquire, one_core, rate_limit, cpu, hand_over, tasks, rest, restart)
 }

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from atmost.asyncio import Client
+from atmost.asyncio import Client, Grant
 from bench.asker import BODY_NS, PAUSED, busy_until
 
 
@@ -26,6 +26,8 @@ class Crowd:
         self._running: dict[str, asyncio.Event] = {}  # by limit
         self._stays: list[tuple[int, int, int]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._grants: list[Grant] = []
+        self._waiting: list[asyncio.Task[Grant]] = []
 
     async def join(self, name: str) -> None:
         """One more task. It stands in line when this returns."""
@@ -44,6 +46,20 @@ class Crowd:
         """(token, entered, let go) since the last time."""
         found, self._stays = self._stays, []
         return found
+
+    async def hold(self, name: str, count: int) -> None:
+        """So many slots, one by one."""
+        self._grants += [await self._client.acquire(name) for _ in range(count)]
+
+    async def wait(self, name: str, count: int) -> None:
+        """So many more requests, which stand in line when this returns."""
+        self._waiting += [asyncio.create_task(self._client.acquire(name)) for _ in range(count)]
+        await asyncio.sleep(0)
+        await self._client.read_limit(name)
+
+    async def back(self) -> None:
+        """The daemon knows all that this client has."""
+        await self._client.status()
 
     async def _take_turns(self, name: str) -> None:
         running = self._running[name]

@@ -11,7 +11,7 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 NAME_WIDTH = 44
-MICROSECONDS, PER_SECOND, MEGABYTES, COUNT = "us", "a second", "MB", ""
+MICROSECONDS, MILLISECONDS, PER_SECOND, MEGABYTES, COUNT = "us", "ms", "a second", "MB", ""
 
 
 class Spread(NamedTuple):

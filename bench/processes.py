@@ -78,6 +78,12 @@ class Daemon:
         self.cores = cores
         self.client = Client(self.socket)
         folder.mkdir()
+        self._folder = folder
+        self._log = folder / "log"
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        folder = self._folder
         options = [
             "--socket",
             self.socket,
@@ -86,15 +92,21 @@ class Daemon:
             "--runtime-dir",
             folder,
         ]
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "atmostd", *map(str, options)],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 process_group=0,  # a Ctrl-C in the terminal is for us: we end it in order
             )
-        os.sched_setaffinity(self._process.pid, {cores.answering})
-        self._log = folder / "log"
+        os.sched_setaffinity(process.pid, {self.cores.answering})
+        return process
+
+    def kill_and_start(self) -> None:
+        """SIGKILL, and the next one."""
+        self._process.kill()
+        self._process.wait()
+        self._process = self._start()
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
