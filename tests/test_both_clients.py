@@ -252,12 +252,13 @@ def test_opposite_orders_do_not_deadlock(side: Side, client: Client, db: str) ->
     client.create_limit(other := db + "2", 1)
     callers = [side.caller() for _ in range(4)]
     for _ in range(30):
-        asking = [
-            caller.begin(side.client.acquire, names)
-            for caller, names in zip(callers, [[db, other], [other, db]] * 2, strict=True)
-        ]
-        for ask in asking:  # granted in whichever order they arrived
-            ask.add_done_callback(lambda granted: granted.result().release())
+        with client.concurrency([db, other]):  # so that each releases in its own thread
+            asking = [
+                caller.begin(side.client.acquire, names)
+                for caller, names in zip(callers, [[db, other], [other, db]] * 2, strict=True)
+            ]
+            for ask in asking:  # granted in whichever order they arrived
+                ask.add_done_callback(lambda granted: granted.result().release())
         for ask in asking:
             ask.result(PATIENCE_SECONDS)
     wait_until_free(client, db)
