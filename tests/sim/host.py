@@ -13,7 +13,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from atmostd import peer
 from atmostd.actor import Actor
 from atmostd.config import Bounds, Settings
 from atmostd.journal import Journal
+from atmostd.records import Record
 from atmostd.registry import Asker, Registry, request_of
 from atmostd.session import Session
 from atmostd.snapshot import State
@@ -130,11 +131,20 @@ class SimJournal(Journal):
 
     life: Life
 
+    def begin(
+        self, checkpoint: Callable[[], Iterable[Record]], end_turn: Callable[[], None]
+    ) -> None:
+        super().begin(checkpoint, end_turn)
+        self.life.host.world.oracle.commit()
+
     def write(self) -> None:
         life = self.life
         world = life.host.world
         if not life.process.alive:
             self._noted.clear()
+            return
+        if self._file < 0:  # what is decided before it has begun is in its first checkpoint
+            super().write()
             return
         fault = ""
         if self._noted and world.maybe(life.host.dies_at_write):
@@ -234,9 +244,9 @@ class Life:
         try:
             await self.daemon.run(file, host.durable, recorded, lost=False)
             host.world.note("daemon has stopped in order")
-        except StoreError as error:
+            host.world.oracle.commit()
+        except StoreError as error:  # before the journal has begun: nobody was told anything
             host.world.note(f"daemon cannot start: {error}")
-        host.world.oracle.commit()
         self.process.kill()
 
     async def sleep(self, nanoseconds: int) -> None:
