@@ -313,6 +313,18 @@ def test_7_a_time_out_answers(connect: Connect, seconds: float) -> None:
     assert client.ask("read_limit", name)[2][7] == 0
 
 
+def test_3_changes_that_come_together_are_made_in_their_order(connect: Connect) -> None:
+    """Also if the last one says what was so before the first."""
+    client = connect()
+    client.ask("create_limit", "together", 3)
+    client.socket.sendall(
+        frame("update_limit", 101, "together", 5) + frame("update_limit", 102, "together", 3)
+    )
+    client.answer(101)
+    assert client.answer(102)[2][1] == 3
+    assert client.ask("read_limit", "together")[2][1] == 3
+
+
 def test_8_spent_slots_come_back_by_decay_alone(connect: Connect) -> None:
     client, other = connect(), connect()
     client.ask("create_limit", "spend", 3, 0.001)

@@ -18,7 +18,7 @@ from atmost import wire
 from atmost.errors import AtmostError, ProtocolError
 from atmostd import recovery
 from atmostd.session import Session
-from atmostd.ticket import State
+from atmostd.ticket import Edit, State
 from tests.replay_world import FakeLine, FakeProcesses, World, replayed
 
 SECOND = 10**9
@@ -237,3 +237,21 @@ TURN: Step = ("turn", 0, 0, 0)
 def test_a_restart_at_the_end_of_any_turn_changes_nothing(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(steps, Path(folder)))
+
+
+def test_a_limit_that_was_set_by_hand_is_not_one_that_may_be_forgotten(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path / "first", FakeProcesses()).begin()
+        actor = world.registry.make("used first", 1, 0.0, active=False, implicit=True, made_by=0)
+        await world.settle()
+        world.registry.set_implicit(actor, False)
+        actor.post(Edit(limit=5, active=True))
+        await world.settle()
+        after = replayed(world, tmp_path / "second")
+        try:
+            assert len(after.registry._implicit) == len(world.registry._implicit) == 0
+        finally:
+            after.close()
+            world.close()
+
+    asyncio.run(scenario())

@@ -88,10 +88,11 @@ class Configuration:
                 self._put_in_force(name, None)
         elapsed = self._since(state)
         for saved in state.limits:
-            if saved.name in registry.actors:
-                self._put_in_force(saved.name, _declared_in(saved))
-            else:
+            actor = registry.actors.get(saved.name)
+            if actor is None:
                 self._make_again(saved, elapsed)
+            elif _declared(actor) != _declared_in(saved):
+                self._put_in_force(saved.name, _declared_in(saved))
 
     def _since(self, state: State) -> int:
         """Nanoseconds since this state was taken."""
@@ -173,8 +174,6 @@ class Configuration:
         else:
             # Also a create: a request may have made it implicitly while the write was under way.
             registry.set_implicit(actor, declared.implicit)
-            if declared == _declared(actor):
-                return
             actor.post(Edit(declared.limit, declared.slot_decay_per_second, declared.active))
 
     def _record(self, name: str, declared: Declared | None) -> LimitRecord | None:

@@ -108,7 +108,7 @@ class Recovery:
                 self._limit_is(record)
             case Edited(name=name):
                 actor = self._registry.actors[name]
-                actor.implicit = record.implicit
+                self._registry.set_implicit(actor, record.implicit)
                 actor.limit.set_again(
                     record.limit, record.slot_decay_per_second, record.active, record.at
                 )
