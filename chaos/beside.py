@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
@@ -25,7 +26,7 @@ RETRY_SECONDS = 0.005
 T = TypeVar("T")
 
 
-class Beside:
+class Beside(ABC):
     """A context manager: a thread that does one thing again and again."""
 
     def __init__(self, processes: Processes, pause: float) -> None:
@@ -64,8 +65,9 @@ class Beside:
         self._over.set()
         self._client.close()
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """What it does, again and again."""
 
     def again(self, do: Callable[[], T]) -> T:
         """Until a daemon has answered."""

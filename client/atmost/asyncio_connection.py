@@ -26,8 +26,7 @@ from atmost.exchange import (
     HELLO_SECONDS,
     Answer,
     Exchange,
-    may_try_next,
-    none_answers,
+    first_that_answers,
     said_by,
     unavailable,
     why_not_connected,
@@ -70,7 +69,7 @@ class Connection(asyncio.Protocol):
     ) -> Connection:
         """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
         refuses with."""
-        connected, at = _connect(socket_paths(given))
+        connected, at = first_that_answers(socket_paths(given), _connect)
         connection = cls(Exchange(command), at, connected, seconds)
         try:
             await connection.loop.create_unix_connection(lambda: connection, sock=connected)
@@ -363,24 +362,16 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
-def _connect(paths: list[SocketPath]) -> tuple[socket.socket, SocketPath]:
-    """The first socket that answers, of those to be tried. Raises DaemonUnavailable.
-
-    A Unix socket connects at once or not at all, so there is nothing to wait for.
-    """
-    tried = []
-    for at in paths:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.setblocking(False)
-            connection.connect(at.path)
-            return connection, at
-        except OSError as error:
-            connection.close()
-            tried.append((at, why_not_connected(error)))
-            if not may_try_next(error):
-                break
-    raise none_answers(tried)
+def _connect(path: str) -> socket.socket:
+    """A Unix socket connects at once or not at all, so there is nothing to wait for. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _has_ended(connected: socket.socket) -> bool:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -23,6 +23,8 @@ from atmost import errors, paths, wire
 from atmost.asked import Asked
 from atmost.errors import AtmostError, DaemonUnavailable, GrantLost, LimitExists, ProtocolError
 from atmost.paths import SocketPath
+
+T = TypeVar("T")
 
 HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a millisecond
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
@@ -283,17 +285,30 @@ def said_by(at: SocketPath, error: AtmostError) -> AtmostError:
     return error
 
 
+def first_that_answers(
+    paths: list[SocketPath], connect: Callable[[str], T]
+) -> tuple[T, SocketPath]:
+    """What `connect` gives for the first of these sockets that answers. Raises DaemonUnavailable.
+
+    A daemon that is there, but refuses, is not replaced by another one.
+    """
+    tried = []
+    for at in paths:
+        try:
+            return connect(at.path), at
+        except OSError as error:
+            tried.append((at, why_not_connected(error)))
+            if not isinstance(error, FileNotFoundError | ConnectionRefusedError):
+                break
+    raise none_answers(tried)
+
+
 def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
     """No daemon answers at any of these paths, for these reasons."""
     first, reason = tried[0]
     for other, why in tried[1:]:
         reason += f"; nor at {other.path} ({other.source}): {why}"
     return unavailable(first, reason)
-
-
-def may_try_next(error: OSError) -> bool:
-    """Whether the next socket may be tried: a daemon that is there is not replaced by another one."""
-    return isinstance(error, FileNotFoundError | ConnectionRefusedError)
 
 
 def why_not_connected(error: OSError) -> str:

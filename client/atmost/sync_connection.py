@@ -32,6 +32,7 @@ from atmost.exchange import (
     RECONNECT_SECONDS,
     Answer,
     Exchange,
+    first_that_answers,
     said_by,
     unavailable,
     why_not_connected,
@@ -95,7 +96,7 @@ class Connection:
         """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
         refuses with."""
         connected = Socket()
-        at = connected.connect_to_first(socket_paths(given))
+        _, at = first_that_answers(socket_paths(given), connected.connect)
         connection = cls(Exchange(command), at, connected, seconds)
         try:
             connection._shake_hands()

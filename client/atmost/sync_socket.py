@@ -14,14 +14,7 @@ import socket
 from collections import deque
 
 from atmost.asked import PATIENCE_SECONDS_MAX
-from atmost.exchange import (
-    HELLO_SECONDS,
-    RECEIVE_BYTES,
-    may_try_next,
-    none_answers,
-    why_not_connected,
-)
-from atmost.paths import SocketPath
+from atmost.exchange import HELLO_SECONDS, RECEIVE_BYTES
 
 
 class Socket:
@@ -46,19 +39,6 @@ class Socket:
         return self._socket.fileno()
 
     # The beginning
-
-    def connect_to_first(self, paths: list[SocketPath]) -> SocketPath:
-        """The first that answers. Raises DaemonUnavailable."""
-        tried = []
-        for at in paths:
-            try:
-                self.connect(at.path)
-                return at
-            except OSError as error:
-                tried.append((at, why_not_connected(error)))
-                if not may_try_next(error):
-                    break
-        raise none_answers(tried)
 
     def connect(self, path: str) -> None:
         """A Unix socket connects at once or not at all."""

@@ -61,7 +61,8 @@ class Daemon:
         self.processes = Processes()
         self._settings = settings
         self._journal = journal
-        self._stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._boot_id = _boot_id()
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
         self.registry = Registry(
             self.clock,
@@ -75,7 +76,9 @@ class Daemon:
         self.sessions = Sessions(
             self.registry, self.processes, self.clock, journal, self.bounds, self.refusals
         )
-        self.configuration = Configuration(self.registry, store, self.turn, self.clock, _boot_id())
+        self.configuration = Configuration(
+            self.registry, store, self.turn, self.clock, self._boot_id
+        )
         self._started_at = self.clock()
 
     async def run(
@@ -84,14 +87,14 @@ class Daemon:
         saved: State | None,
         recorded: list[AnyRecord] | None,
         lost: bool,
-    ) -> int:
-        """Serve until told to stop. Returns the exit code; raises StoreError at the very start."""
+    ) -> None:
+        """Serve until told to stop. Raises StoreError at the very start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
         self.configuration.restore(saved, lost)
-        if recorded is None and saved is not None and saved.boot_id == _boot_id():
+        if recorded is None and saved is not None and saved.boot_id == self._boot_id:
             _log.warning(
                 "there is no journal in %s, but a daemon ran here since the host started: who held "
                 "is known only from those who come back",
@@ -124,7 +127,7 @@ class Daemon:
             len(self.registry.actors),
             len(self.sessions),
         )
-        code = await self._stopping
+        await self._stopping
         server.close()
         await self._hear_out()
         self.configuration.stop()
@@ -132,7 +135,6 @@ class Daemon:
         await self._stop_in_order()
         self._alarm.close()
         self._journal.close()
-        return code
 
     def status(self, request: int) -> DaemonStatus:
         """What the daemon says of itself."""
@@ -185,7 +187,7 @@ class Daemon:
 
     def _stop(self) -> None:
         if not self._stopping.done():
-            self._stopping.set_result(0)
+            self._stopping.set_result(None)
 
     def _crash(self, error: BaseException) -> None:
         """Nothing that is in memory can be trusted any more, so nothing of it is said or saved: the
@@ -250,15 +252,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     _allow_many_descriptors()
     store = Store(settings.state_dir)
-    boot_id = _boot_id()
-    journal = Journal(settings.runtime_dir, boot_id)
+    journal = Journal(settings.runtime_dir, _boot_id())
     try:
         socket_file = SocketFile(settings.socket, settings.socket_mode)
         try:
             kept = Kept(store, journal)
             kept.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_run(settings, store, journal, socket_file, kept))
+                runner.run(_run(settings, store, journal, socket_file, kept))
+            return 0
         finally:
             socket_file.close()
             store.close()
@@ -269,13 +271,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _run(
     settings: Settings, store: Store, journal: Journal, socket_file: SocketFile, kept: Kept
-) -> int:
+) -> None:
     if kept.damages:
         accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
         if not accepted:
-            return 0
+            return
     daemon = Daemon(settings, store, journal)
-    return await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
+    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
 
 
 def kernel_will_do(release: str) -> bool:

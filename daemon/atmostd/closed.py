@@ -32,6 +32,7 @@ from atmostd.damage import Damage
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.peer import Admins, credentials
 from atmostd.server import SocketFile, serve
+from atmostd.session import failed
 
 _log = logging.getLogger(__name__)
 
@@ -176,8 +177,7 @@ class Refusing(asyncio.Protocol):
         self._send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
 
     def _fail(self, request: int, error: AtmostError) -> None:
-        message = str(error)[: config.MESSAGE_CHARS_MAX]
-        self._send(wire.Failed(request, error.code, message, error.fields))
+        self._send(failed(request, error))
 
     def _send(self, message: wire.Message) -> None:
         transport = self._transport

@@ -88,10 +88,10 @@ class Configuration:
                 self._put_in_force(name, None)
         elapsed = self._since(state)
         for saved in state.limits:
-            actor = registry.actors.get(saved.name)
-            if actor is None:
+            known = registry.actors.get(saved.name)
+            if known is None:
                 self._make_again(saved, elapsed)
-            elif _declared(actor) != _declared_in(saved):
+            elif _declared(known) != _declared_in(saved):
                 self._put_in_force(saved.name, _declared_in(saved))
 
     def _since(self, state: State) -> int:

@@ -258,7 +258,11 @@ class Connection(asyncio.Protocol):
         if isinstance(message, Hello):
             raise ProtocolError("a second hello")
         try:
-            _HANDLERS[type(message)](self, message)
+            of_session = _OF_SESSION.get(type(message))
+            if of_session is not None:
+                of_session(self._session, message)
+            else:
+                _OF_CONNECTION[type(message)](self, message)
         except ProtocolError:
             raise
         except AtmostError as error:
@@ -291,18 +295,6 @@ class Connection(asyncio.Protocol):
 
     # Messages
 
-    def _acquire(self, message: Acquire) -> None:
-        self._known().acquire(message)
-
-    def _release(self, message: Release) -> None:
-        self._known().release(message)
-
-    def _keep(self, message: Keep) -> None:
-        self._known().keep(message)
-
-    def _resume(self, message: Resume) -> None:
-        self._known().resume(message)
-
     def _recover(self, message: Recover) -> None:
         """What we have can be trusted: else closed.py would be here."""
         self._check_may_change()
@@ -321,10 +313,6 @@ class Connection(asyncio.Protocol):
         """What this client sent before has to have been acted on, so the answer waits for the actors."""
         self._questions.append(question)
         self._speak()
-
-    def _known(self) -> Session:
-        assert self._session is not None
-        return self._session
 
     def _answered(self, question: Question) -> bytes:
         """The answer's frame, or that of the refusal."""
@@ -415,11 +403,13 @@ class Connection(asyncio.Protocol):
         return said
 
 
-_HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
-    Acquire: Connection._acquire,
-    Release: Connection._release,
-    Keep: Connection._keep,
-    Resume: Connection._resume,
+_OF_SESSION: dict[type, Callable[[Session, Any], None]] = {
+    Acquire: Session.acquire,
+    Release: Session.release,
+    Keep: Session.keep,
+    Resume: Session.resume,
+}
+_OF_CONNECTION: dict[type, Callable[[Connection, Any], None]] = {
     Recover: Connection._recover,
     CreateLimit: Connection._change,
     UpdateLimit: Connection._change,

@@ -272,7 +272,7 @@ class Life:
 
 
 def _nobody_settles(exchange: Exchange) -> None:
-    raise NotImplementedError
+    raise AssertionError("a client ended while the daemon was away, and none of this world does")
 
 
 class Server:
