@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from atmost.exchange import Exchange
-from atmost.wire import Release
+from atmost.wire import Release, Resume
+from atmostd import connection
 from atmostd import limit as rules
 from atmostd.clock import Alarm
 from atmostd.configuration import Configuration, Declared
@@ -29,6 +30,11 @@ from tests.sim.world import World
 
 Patch = tuple[Any, str, Any]
 Planted = Callable[[World], Iterator[Patch]]
+
+
+def _handler(message: type, handler: Callable[[Session, Any], None]) -> Patch:
+    """The handlers are picked from a table by the type of the message."""
+    return connection, "_OF_SESSION", {**connection._OF_SESSION, message: handler}
 
 
 def reply_before_journal(world: World) -> Iterator[Patch]:
@@ -51,7 +57,7 @@ def no_reconcile(world: World) -> Iterator[Patch]:
         original(self, message)
 
     original = Session.resume
-    yield Session, "resume", resume
+    yield _handler(Resume, resume)
 
 
 def waiter_leak_on_cancel(world: World) -> Iterator[Patch]:
@@ -63,7 +69,7 @@ def waiter_leak_on_cancel(world: World) -> Iterator[Patch]:
             original(self, message)
 
     original = Session.release
-    yield Session, "release", release
+    yield _handler(Release, release)
 
 
 def last_come_first_served(world: World) -> Iterator[Patch]:
