@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from atmost import wire
 from atmostd import records, recovery
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from atmostd.journal import Journal
 from atmostd.limit import Limit
 from atmostd.peer import Peer, Processes

@@ -43,6 +43,10 @@ DAEMON_ORDER = [
     "line",
     "level",
     "files",
+    "logs",
+    "settings",
+    "config_file",
+    "bounds",
     "config",
 ]
 CLIENT_ORDER = [
@@ -57,13 +61,22 @@ CLIENT_ORDER = [
     "exchange",
     "reconnecting",
     "asked",
+    "declarations",
     "wire",
     "paths",
+    "rates",
     "values",
     "errors",
     "__init__",
 ]
-SHARED = {"wire", "errors", "values", "paths"}  # what the daemon may use of the client
+SHARED = {
+    "wire",
+    "errors",
+    "values",
+    "paths",
+    "rates",
+    "declarations",
+}  # what the daemon may use of the client
 PURE = {"limit", "line", "level", "ticket"}
 PURE_MAY_IMPORT = {
     *(

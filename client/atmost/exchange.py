@@ -40,6 +40,8 @@ Answer = (
     | wire.DaemonStatus
     | wire.Done
     | wire.Loss
+    | wire.Changes
+    | wire.Templates
     | AtmostError
 )
 

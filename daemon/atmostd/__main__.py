@@ -1,7 +1,8 @@
 """The daemon as a command: arguments -> files, registry, server -> run until told to stop.
 
 Exit codes: 0 stopped as told; 1 could not start (the last line says why); 2 wrong arguments;
-70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more.
+70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more;
+78 a wrong configuration file (EX_CONFIG): every mistake is on stderr.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
-from atmostd import config, recovery
+from atmostd import config, logs, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
-from atmostd.config import Settings
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
@@ -35,6 +35,7 @@ from atmostd.refusals import Refusals
 from atmostd.registry import Registry
 from atmostd.server import SocketError, SocketFile, serve
 from atmostd.session import Sessions
+from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
 from atmostd.turn import Turn
@@ -247,14 +248,12 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_CANNOT_START
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logs.set_up(settings.log_level, settings.log_format)
     _allow_many_descriptors()
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())
     try:
-        socket_file = SocketFile(settings.socket, settings.socket_mode)
+        socket_file = SocketFile(settings.socket, settings.socket_mode, settings.socket_gid)
         try:
             kept = Kept(store, journal)
             kept.open()

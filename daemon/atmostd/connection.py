@@ -39,8 +39,8 @@ from atmost.wire import (
     Welcome,
 )
 from atmostd import config, listing
+from atmostd.bounds import Bounds
 from atmostd.clock import Clock
-from atmostd.config import Bounds
 from atmostd.configuration import Configuration
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.door import Door

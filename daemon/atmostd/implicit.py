@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from atmostd.actor import Actor
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from atmostd.refusals import Refusals
 
 

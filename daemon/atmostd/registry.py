@@ -18,8 +18,8 @@ from atmost.errors import AcquireTimeout, InvalidValue, LimitInactive, LimitNotF
 from atmost.wire import Acquire, Keep
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.config import Bounds
 from atmostd.implicit import Implicit
 from atmostd.journal import Journal
 from atmostd.limit import Limit

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from atmost import paths
 from atmost.cli import output
-from atmost.cli.rates import RATE_WORDS, slots_per_second
 from atmost.errors import InvalidValue
+from atmost.rates import RATE_WORDS, slots_per_second
 from atmost.values import check_decay, check_limit, check_name
 
 COMMANDS = {

@@ -12,7 +12,7 @@ from atmost import wire
 from atmost.cli import output
 from atmost.cli.output import DIM, RED, YELLOW, Column
 from atmost.cli.parser import Command, json_option
-from atmost.cli.rates import rate_text
+from atmost.rates import rate_text
 from atmost.sync import Client, Limit
 
 LIMIT_FIELDS = Limit.__struct_fields__
