@@ -43,6 +43,7 @@ DAEMON_ORDER = [
     "line",
     "level",
     "files",
+    "log",
     "config",
 ]
 CLIENT_ORDER = [
@@ -157,7 +158,7 @@ def test_rules_are_pure(name: str) -> None:
         ("uvloop", {"__main__"}),
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
-        ("socket", {"server", "connection", "peer", "systemd"}),
+        ("socket", {"server", "connection", "peer", "systemd", "log"}),
         ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
     ],
 )
