@@ -107,6 +107,11 @@ def test_a_flood_writes_few_lines() -> None:
     assert log.AT_ONCE_MAX <= len(lines) < 1000
 
 
+def test_what_is_bounded_by_itself_is_no_storm() -> None:
+    code = 'for n in range(100): logger.warning("limit %d", n, extra={"bounded": True})'
+    assert len(run(code).splitlines()) == 100
+
+
 # A reader that hangs
 
 

@@ -3,6 +3,7 @@
 Rule 1: a line never waits: whoever reads the log and hangs costs lines, not grants.
 Rule 2: a storm can't fill a disk: of one kind of line so many come at once, and then one a second.
 Rule 3: what was left out is counted, and told with the next line of its kind.
+Rule 4: a line whose number is bounded by what it tells of (`extra={"bounded": True}`) always comes through.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Lines(logging.Handler):
         # The place in the code and not the text, which may be different each time.
         kind = record.pathname, record.lineno
         try:
-            left_out = self._storms.let_through(kind, record.created)
+            bounded = getattr(record, "bounded", False)
+            left_out = 0 if bounded else self._storms.let_through(kind, record.created)
             if left_out is None:
                 return
             text = record.getMessage()
@@ -90,7 +92,7 @@ class Lines(logging.Handler):
                 text += f" ({left_out} more like this were left out)"
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
-            if not self._write(record, text):
+            if not self._write(record, text) and not bounded:
                 self._storms.not_out(kind, left_out)
         except Exception:
             self.handleError(record)
