@@ -158,10 +158,10 @@ def test_a_second_hello(client: Client) -> None:
     is_closed_with(client, "a second hello")
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 2**64 - 1])
+@pytest.mark.parametrize("version", [0, 3, -1, 2**64 - 1])
 def test_another_protocol_version(mute: Mute, version: int) -> None:
     mute.send("hello", version, *HELLO[2:])
-    is_closed_with(mute, f"protocol version {version}; this daemon speaks 1")
+    is_closed_with(mute, f"protocol version {version}; this daemon speaks 1 to 2")
 
 
 @pytest.mark.parametrize("count", [0, 15, 17, 1000])
