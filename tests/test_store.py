@@ -19,7 +19,7 @@ import pytest
 
 from atmostd import snapshot
 from atmostd.damage import Untrusted
-from atmostd.store import CURRENT, LOCK, PREVIOUS, Store, StoreError
+from atmostd.store import CURRENT, LOCK, PREVIOUS, TOKENS, Store, StoreError
 from tests.saving import damage, found, save, state_of
 
 NEW = "state.new"
@@ -60,7 +60,7 @@ def test_the_one_before_is_kept(folder: Path) -> None:
     save(folder, 1, 2, 3)
     state, _ = snapshot.from_bytes((folder / PREVIOUS).read_bytes())
     assert state == state_of(2)
-    assert sorted(os.listdir(folder)) == sorted([CURRENT, PREVIOUS, LOCK])
+    assert sorted(os.listdir(folder)) == sorted([CURRENT, PREVIOUS, LOCK, TOKENS])
 
 
 def test_the_generation_rises_with_every_file(folder: Path) -> None:
