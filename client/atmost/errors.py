@@ -272,19 +272,27 @@ class PermissionDenied(AtmostError, PermissionError):
 
 
 class StateNotSaved(AtmostError, OSError):
-    """The change could not be written to `path`, so it was not made. `reason` is the system's word."""
+    """The change could not be written to `path`, so it was not made. `reason` is the system's word.
+    `asked_twice`: it was asked for before, and the connection was lost, so that may have made it."""
 
     code = "state_not_saved"
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, asked_twice: bool = False) -> None:
+        what = (
+            "the connection was lost before it was known whether this was changed, and it could not be "
+            "asked for again"
+            if asked_twice
+            else "nothing was changed"
+        )
         super().__init__(
-            f"nothing was changed, because the state could not be written to {path}: {reason}; "
+            f"{what}, because the state could not be written to {path}: {reason}; "
             "mend that and try again (limits go on being enforced)",
             path=path,
             reason=reason,
         )
         self.path = path
         self.reason = reason
+        self.asked_twice = asked_twice
 
 
 class StateUnavailable(AtmostError):

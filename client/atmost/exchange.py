@@ -215,6 +215,9 @@ class Exchange:
                 return wire.Done(number)  # by the first one
             if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
                 failure.__cause__ = AskedTwice("the connection was lost before the answer came")
+            if isinstance(question, wire.UpdateLimit) and isinstance(failure, errors.StateNotSaved):
+                # Made again, it would look the same. A create or delete would have found it made.
+                return errors.StateNotSaved(failure.path, failure.reason, asked_twice=True)
         return failure
 
     def _take_seen(self) -> list[int]:
