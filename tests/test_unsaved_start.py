@@ -21,8 +21,10 @@ from atmost.errors import AcquireTimeout, StateNotSaved
 from atmost.sync import Client, Grant
 from atmostd import journal
 from atmostd.store import CURRENT
+from tests.protocol_client import Failed
+from tests.returning_client import Returning
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
-from tests.test_journal_disk import full, read_only, small_disk
+from tests.test_journal_disk import TURNS, full, read_only, small_disk
 from tests.test_state_kept import kill_and_start, refusal
 
 Trouble = Callable[[Path], contextlib.AbstractContextManager[None]]
@@ -60,8 +62,10 @@ class Clients:
 
     def are_as_before(self) -> None:
         """One holds, one waits, and there is no way in."""
-        found = self.looks.read_limit("db")
-        assert (found.held, found.waiting) == (1, 1)
+        wait_until(
+            lambda: self.looks.read_limit("db").waiting == 1
+        )  # it may have to come back for that
+        assert self.looks.read_limit("db").held == 1
         with pytest.raises(AcquireTimeout):
             self.looks.acquire("db", timeout_seconds=0)
 
@@ -194,6 +198,37 @@ def test_a_runtime_folder_that_is_full_at_the_start(
     kill_and_start(small)
     clients.are_as_before()
     assert clients.pass_on().token > token
+
+
+def test_who_was_given_slots_that_no_journal_knows_of_is_heard_first(small: RunningDaemon) -> None:
+    first, waits, last = (Returning(str(small.socket)) for _ in range(3))
+    first.ask("create_limit", "db", 1)
+    held = first.ask("acquire", {"db": 1})[1]
+    asked = waits.request("acquire", {"db": 1})
+    waits.ask("status")
+    with full(small.folder / "run"):
+        for _ in range(TURNS):  # so that not even a part of a page is left
+            with pytest.raises(Failed):
+                first.ask("acquire", {"db": 1}, {}, 0)
+        first.send("release", held)
+        waits.send("release", waits.answer(asked)[1])
+        _, kept, token, *_ = last.ask("acquire", {"db": 1})
+        kill_and_start(small)
+        first.come_back()
+        first.resume()
+        new = Returning(str(small.socket))
+        tries = new.request("acquire", {"db": 1}, {}, 0)
+        new.ask("status")
+        last.come_back()
+        last.send("keep", kept, {"db": 1}, token)
+        last.resume()
+        with pytest.raises(Failed, match="no 1 slot of 'db'"):
+            new.answer(tries)
+        last.send("release", kept)
+        last.ask("status")
+        assert new.ask("acquire", {"db": 1})[2] > token
+    for client in (first, waits, last, new):
+        client.close()
 
 
 @ends

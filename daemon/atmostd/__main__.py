@@ -95,6 +95,14 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
+        if self._journal.is_behind:
+            _log.warning(
+                "the journal in %s could not be kept to the end: who held since is known only from "
+                "those who come back",
+                self._settings.runtime_dir,
+            )
+            recovery.forget_waiters(self.sessions)
+            self.sessions.let_holders_come_first()
         self.configuration.restore(saved, lost)
         if recorded is None and saved is not None and saved.boot_id == self._boot_id:
             _log.warning(
