@@ -19,7 +19,7 @@ import pytest
 from atmost.errors import AtmostError, LimitNotFound, StateNotSaved
 from atmost.sync import Client
 from atmostd import snapshot
-from atmostd.store import CURRENT
+from atmostd.store import CURRENT, TOKENS
 from tests.protocol_client import Client as RawClient
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
@@ -139,6 +139,23 @@ def test_a_damaged_state_starts_from_the_one_before(daemon: RunningDaemon, clien
     daemon.start()
     assert [limit.name for limit in client.list_limits()] == ["first"]
     assert f"ERROR damaged state file: {daemon.state_dir / CURRENT}" in daemon.log_text()
+
+
+@pytest.mark.parametrize("names", [(CURRENT,), (TOKENS,), (CURRENT, TOKENS)])
+def test_tokens_never_go_back_though_their_mark_is_damaged(
+    daemon: RunningDaemon, client: Client, names: tuple[str, ...]
+) -> None:
+    client.create_limit("db", 1)
+    last = 0
+    for _ in range(3):
+        with client.concurrency("db") as grant:
+            assert grant.token > last
+            last = grant.token
+        daemon.stop(signal.SIGKILL)
+        shutil.rmtree(daemon.folder / "run")  # which knows it as well
+        for name in names:
+            damage(daemon.state_dir / name)
+        daemon.start()
 
 
 # A disk that refuses

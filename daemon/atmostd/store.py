@@ -47,7 +47,9 @@ class Store:
     """The durable state of one daemon. `open` it before anything else."""
 
     def __init__(self, folder: Path) -> None:
-        self.token_mark: int | None = 0  # of TOKENS; None: it was there, and is not known
+        self.token_mark: int | None = (
+            0  # beside that of the state; None: there was one, and it is not known
+        )
         self._folder = folder
         self._mark_is_sound = True  # rule 2 goes for TOKENS, too
         self._generation = 0  # of the newest file
@@ -200,6 +202,8 @@ class Store:
             return None
         if not self._current_is_valid:
             _log.warning("the state is the one before the last save: %s", found[0][2])
+            if wrong:
+                self.token_mark = None  # the last one had it
         return found[0][0]
 
 
