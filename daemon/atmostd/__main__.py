@@ -95,7 +95,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
-        if self._journal.is_behind:
+        if recorded is not None and self._journal.is_behind:
             _log.warning(
                 "the journal in %s could not be kept to the end: who held since is known only from "
                 "those who come back",
