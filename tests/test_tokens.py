@@ -130,9 +130,14 @@ class Host:
         self.given = 0  # the greatest one
         self.refused = 0
         self._run = folder
+        self._synced = b""  # of the mark of the boot: what a power cut leaves of it
 
     def weather(self) -> None:
         self.saves, self.reserves, self.keeps = (self.chance.random() < 0.4 for _ in range(3))
+
+    def reboot(self) -> None:
+        self.boot += 1
+        (self._run / NAME).write_bytes(self._synced)
 
     def life(self) -> None:
         """One daemon, as configuration.py uses its tokens, until it is killed."""
@@ -150,6 +155,8 @@ class Host:
                 return
             if self.chance.random() < 0.03:
                 self.weather()
+                if (self._run / NAME).exists():
+                    self._synced = (self._run / NAME).read_bytes()
             if self.chance.random() < 0.1:
                 self.save(tokens, counter)
         if self.chance.random() < 0.3:
@@ -213,7 +220,7 @@ def test_tokens_rise_in_every_sequence_of_lives(
             host.weather()
             could_save = host.saves
             if host.chance.random() < 0.1:
-                host.boot += 1
+                host.reboot()
             if host.chance.random() < 0.1:
                 (folder / NAME).unlink(missing_ok=True)
             host.life()
