@@ -243,7 +243,6 @@ def test_update_that_could_not_be_saved(exchange: Exchange, repeated: bool) -> N
     ((_, answer),) = hear(exchange, wire.Failed(number, error.code, str(error), error.fields))
     assert isinstance(answer, errors.StateNotSaved)
     assert (answer.path, answer.reason) == (error.path, error.reason)
-    assert answer.asked_twice == repeated
     assert ("nothing was changed" in str(answer)) == (not repeated)
 
 

@@ -272,27 +272,28 @@ class PermissionDenied(AtmostError, PermissionError):
 
 
 class StateNotSaved(AtmostError, OSError):
-    """The change could not be written to `path`, so it was not made. `reason` is the system's word.
-    `asked_twice`: it was asked for before, and the connection was lost, so that may have made it."""
+    """The change could not be written to `path`, so it was not made. `reason` is the system's word."""
 
     code = "state_not_saved"
 
-    def __init__(self, path: str, reason: str, asked_twice: bool = False) -> None:
-        what = (
-            "the connection was lost before it was known whether this was changed, and it could not be "
-            "asked for again"
-            if asked_twice
-            else "nothing was changed"
-        )
+    def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"{what}, because the state could not be written to {path}: {reason}; "
+            f"nothing was changed, because the state could not be written to {path}: {reason}; "
             "mend that and try again (limits go on being enforced)",
             path=path,
             reason=reason,
         )
         self.path = path
         self.reason = reason
-        self.asked_twice = asked_twice
+
+    def of_second_try(self) -> StateNotSaved:
+        """The same, where the answer to a first try was lost: that one may have made the change."""
+        said = StateNotSaved(self.path, self.reason)
+        said.args = (
+            "the connection was lost, so it is not known whether this was changed before; now the state "
+            f"could not be written to {self.path}: {self.reason}; mend that and try again",
+        )
+        return said
 
 
 class StateUnavailable(AtmostError):

@@ -217,7 +217,7 @@ class Exchange:
                 failure.__cause__ = AskedTwice("the connection was lost before the answer came")
             if isinstance(question, wire.UpdateLimit) and isinstance(failure, errors.StateNotSaved):
                 # Made again, it would look the same. A create or delete would have found it made.
-                return errors.StateNotSaved(failure.path, failure.reason, asked_twice=True)
+                return failure.of_second_try()
         return failure
 
     def _take_seen(self) -> list[int]:
