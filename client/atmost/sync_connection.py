@@ -228,7 +228,8 @@ class Connection:
         finally:
             if leads:
                 self._reading = False  # at once: another exception could come with the first call
-                self._hand_over()
+                if self._calls or self.lost or self._exchange.unsettled:  # nearly never
+                    self._hand_over()
 
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
@@ -336,7 +337,7 @@ class Connection:
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
                 self._away.back()
-            if _HELPER in self._calls and not self._exchange.unsettled:
+            if not self._exchange.unsettled and _HELPER in self._calls:
                 self._answer(self._calls[_HELPER], wire.Done(_HELPER))
                 del self._calls[_HELPER]
         except AtmostError as error:
