@@ -412,9 +412,12 @@ def _granted(connection: Connection, asked: Asked, caller: object, block: bool) 
 
 def _end(grant: Grant, caller: object) -> None:
     """The caller has left this grant's block."""
-    if grant._connection is not None:
-        grant._connection.leave(caller, grant._granted.request)
-    grant.release()
+    connection = grant._connection
+    try:
+        grant.release()
+    finally:
+        if connection is not None:
+            connection.leave(caller, grant._granted.request)
 
 
 class _Thread(threading.local):
