@@ -437,9 +437,12 @@ async def _granted(connection: Connection, asked: Asked, caller: object, block: 
 
 def _end(grant: Grant, caller: object) -> None:
     """The caller has left this grant's block."""
-    if grant._connection is not None:
-        grant._connection.leave(caller, grant._granted.request)
-    grant.release()
+    connection = grant._connection
+    try:
+        grant.release()
+    finally:
+        if connection is not None:
+            connection.leave(caller, grant._granted.request)
 
 
 class _Done:

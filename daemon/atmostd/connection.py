@@ -252,13 +252,14 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError("a request before the hello") from wrong
             self._fail(wrong.request, wrong.error)
             return
-        if self._session is None:
+        session = self._session
+        if session is None:
             self._greet(message)
             return
         try:
             of_session = _OF_SESSION.get(type(message))
             if of_session is not None:
-                of_session(self._session, message)
+                of_session(session, message)
             elif isinstance(message, Hello):
                 raise ProtocolError("a second hello")
             else:

@@ -146,7 +146,8 @@ class Limit:
         if refusal is not None:
             return _refuse([(ticket, refusal)], now)
         ticket.missing -= 1
-        if not self.line and len(ticket.parts) == 1 and self.has_room(ticket.parts[0].slots, now):
+        parts = ticket.parts
+        if len(parts) == 1 and not self.line and self.has_room(parts[0].slots, now):
             take(ticket, now)  # an empty line: it is at the head already
             return [Granted(ticket)]
         if len(self.line) >= self.waiters_max:
