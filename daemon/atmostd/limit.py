@@ -147,7 +147,7 @@ class Limit:
             return _refuse([(ticket, refusal)], now)
         ticket.missing -= 1
         parts = ticket.parts
-        if len(parts) == 1 and not self.line and self.has_room(parts[0].slots, now):
+        if len(parts) == 1 and not self.line.count and self.has_room(parts[0].slots, now):
             take(ticket, now)  # an empty line: it is at the head already
             return [Granted(ticket)]
         if len(self.line) >= self.waiters_max:
@@ -324,20 +324,20 @@ def take(ticket: Ticket, now: int) -> None:
             now = max(now, part.limit.level.settled_at)
     ticket.granted_at = now
     for part in ticket.parts:
-        limit = part.limit
+        limit, hold, spend = part.limit, part.hold, part.spend
         limit.line.discard(ticket)
-        if part.hold:
+        if hold:
             ticket.state = HELD
         if not limit.active or limit.deleted:
             continue
-        if part.hold:
+        if hold:
             part.taken = True
             limit.holders[ticket.number] = ticket
-            limit.held += part.hold
-        if part.spend:
+            limit.held += hold
+        if spend:
             limit.level.settle(now)
-            limit.level.spend(part.spend)
-        if limit.line:
+            limit.level.spend(spend)
+        if limit.line.count:
             limit._note_passer(ticket)
 
 
@@ -386,7 +386,7 @@ def _let_go(ticket: Ticket, now: int) -> list[Effect]:
     if ticket.state is ENDED:
         return []
     leave(ticket)
-    lines = [part.limit for part in ticket.parts if part.limit.line]
+    lines = [part.limit for part in ticket.parts if part.limit.line.count]
     return _grant_in_order(lines, now) if lines else []
 
 

@@ -39,15 +39,22 @@ class Turn:
         "_answer_until",
         "_awake",
         "_clock",
+        "_crash",
         "_ending",
         "_loop",
         "_speakers",
         "_write_journal",
     )
 
-    def __init__(self, write_journal: Callable[[], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        write_journal: Callable[[], None],
+        clock: Clock,
+        crash: Callable[[BaseException], None],
+    ) -> None:
         self._write_journal = write_journal
         self._clock = clock
+        self._crash = crash  # a turn that cannot end leaves clients without an answer for ever
         self._answer_until: int | None = None  # for the questions of this turn; None: none yet
         self._loop = asyncio.get_running_loop()
         self._awake: list[Stepper] = []  # those with messages to go through
@@ -90,10 +97,13 @@ class Turn:
     def _act(self) -> None:
         """Everything that has arrived is decided: what is half done is no state to write down."""
         awake = self._awake
-        for actor in awake:  # one that posts to another makes this list longer
-            actor.step()
-        awake.clear()
-        self._end()
+        try:
+            for actor in awake:  # one that posts to another makes this list longer
+                actor.step()
+            awake.clear()
+            self._end()
+        except Exception as error:
+            self._crash(error)
 
     def _end(self) -> None:
         self._write_journal()
