@@ -333,7 +333,7 @@ class Connection:
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
                 self._away.back()
-            if not self._exchange.unsettled and _HELPER in self._calls:
+            if _HELPER in self._calls and not self._exchange.unsettled:
                 self._answer(self._calls[_HELPER], wire.Done(_HELPER))
                 del self._calls[_HELPER]
         except AtmostError as error:
