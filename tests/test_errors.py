@@ -234,4 +234,4 @@ def test_time_out_in_no_line_has_place_0() -> None:
 
 def test_default_paths_are_started_without_a_path() -> None:
     error = DaemonUnavailable("/run/atmost/atmost.sock", "default, of the system", "none there")
-    assert str(error).endswith("start one with: atmostd")
+    assert str(error).endswith("start one with: atmost daemon start")

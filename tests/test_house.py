@@ -23,6 +23,7 @@ DAEMON_ORDER = [
     "recovery",
     "session",
     "door",
+    "idle",
     "peer",
     "decoding",
     "configuration",
@@ -44,6 +45,7 @@ DAEMON_ORDER = [
     "level",
     "files",
     "config",
+    "background",
 ]
 CLIENT_ORDER = [
     "__main__",
@@ -54,6 +56,7 @@ CLIENT_ORDER = [
     "asyncio_connection",
     "sync_connection",
     "sync_socket",
+    "starting",
     "exchange",
     "reconnecting",
     "asked",

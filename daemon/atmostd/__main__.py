@@ -14,13 +14,14 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
-from atmostd import config, recovery
+from atmostd import background, config, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
 from atmostd.config import Settings
@@ -28,12 +29,13 @@ from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
 from atmostd.door import Door
+from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Admins, Processes
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
-from atmostd.server import SocketError, SocketFile, serve
+from atmostd.server import SocketError, SocketFile, SocketTaken, serve
 from atmostd.session import Sessions
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
@@ -79,6 +81,9 @@ class Daemon:
         self.configuration = Configuration(
             self.registry, store, self.turn, self.clock, self._boot_id
         )
+        self.idle = Idle(settings.idle_seconds, self._is_needed, self._leave)
+        self.door.first_comes = self.idle.somebody_is_there
+        self.door.last_leaves = self.idle.nobody_is_there
         self._started_at = self.clock()
 
     async def run(
@@ -87,8 +92,10 @@ class Daemon:
         saved: State | None,
         recorded: list[AnyRecord] | None,
         lost: bool,
+        listens: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve until told to stop. Raises StoreError at the very start."""
+        """Serve until told to stop; `listens` is called when it does. Raises StoreError at the very
+        start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -127,7 +134,10 @@ class Daemon:
             len(self.registry.actors),
             len(self.sessions),
         )
+        listens()
+        self.idle.nobody_is_there()
         await self._stopping
+        self.idle.seconds = 0
         server.close()
         await self._hear_out()
         self.configuration.stop()
@@ -185,6 +195,14 @@ class Daemon:
         with contextlib.suppress(OSError):  # it has been logged
             await self.configuration.save(tokens_reserved=0)  # no more will be given
 
+    def _is_needed(self) -> bool:
+        """Though there is no connection: somebody holds slots, or the files are not up to date."""
+        return bool(len(self.sessions) or self.configuration.trouble or self._journal.trouble)
+
+    def _leave(self) -> None:
+        _log.info("nobody was there for %g s: leaving", self.idle.seconds)
+        self._stop()
+
     def _stop(self) -> None:
         if not self._stopping.done():
             self._stopping.set_result(None)
@@ -240,13 +258,15 @@ class Kept:
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon in the foreground. Returns its exit code."""
     settings = Settings.from_arguments(arguments)
+    if settings.detach:
+        background.go()
+    starter = background.Starter(settings.ready_fd)
     if not kernel_will_do(os.uname().release):
-        print(
-            f"atmostd: Linux {os.uname().release} cannot say when a process dies: "
+        return _cannot_start(
+            starter,
+            f"Linux {os.uname().release} cannot say when a process dies: "
             f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later",
-            file=sys.stderr,
         )
-        return EXIT_CANNOT_START
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -259,25 +279,41 @@ def main(arguments: list[str] | None = None) -> int:
             kept = Kept(store, journal)
             kept.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, store, journal, socket_file, kept))
+                runner.run(_run(settings, store, journal, socket_file, kept, starter))
             return 0
         finally:
-            socket_file.close()
             store.close()
+            socket_file.close()  # last: who gets the socket's lock gets the folders too
+    except SocketTaken as error:
+        return _cannot_start(starter, str(error), background.TAKEN)
     except (SocketError, StoreError, JournalError) as error:
-        print(f"atmostd: {error}", file=sys.stderr)
-        return EXIT_CANNOT_START
+        return _cannot_start(starter, str(error))
+
+
+def _cannot_start(starter: background.Starter, why: str, word: str = background.FAILED) -> int:
+    print(f"atmostd: {why}", file=sys.stderr)
+    starter.tell(word, why)
+    return EXIT_CANNOT_START
 
 
 async def _run(
-    settings: Settings, store: Store, journal: Journal, socket_file: SocketFile, kept: Kept
+    settings: Settings,
+    store: Store,
+    journal: Journal,
+    socket_file: SocketFile,
+    kept: Kept,
+    starter: background.Starter,
 ) -> None:
+    def listens() -> None:
+        starter.tell(background.READY)
+
     if kept.damages:
+        listens()  # in a moment: the socket takes connections already
         accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
         if not accepted:
             return
     daemon = Daemon(settings, store, journal)
-    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
+    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, listens)
 
 
 def kernel_will_do(release: str) -> bool:

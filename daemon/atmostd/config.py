@@ -12,6 +12,7 @@ from typing import Any
 
 from atmost import paths
 from atmost.wire import FRAME_BYTES_MAX
+from atmostd import background
 
 # Bounds against abuse: an administrator can set them (Bounds).
 CONNECTIONS_MAX = 10_000  # each takes two descriptors
@@ -47,6 +48,7 @@ RECLAIM_SECONDS = (
     1.0  # for holders to say so, if the journal was lost; clients come back in half of it
 )
 SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
+IDLE_SECONDS = 0.0  # until a daemon leaves that nobody needs: never, since a service is to stay
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
 HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all
@@ -108,38 +110,14 @@ class Settings:
     socket_mode: int  # who may connect
     bounds: Bounds
     admin_gid: int | None  # who may change limits, besides root and the daemon's own user
+    idle_seconds: float = 0.0  # leave when nobody was there for so long; 0: never
+    detach: bool = False  # go to the background
+    ready_fd: int | None = None  # where to say that it listens, or why it does not
 
     @classmethod
     def from_arguments(cls, arguments: list[str] | None = None) -> Settings:
         """Read the command line. Exits with 2 and the usage line if it is wrong."""
-        parser = argparse.ArgumentParser(
-            prog="atmostd",
-            description="Keep the concurrency and rate limits of this host. Runs in the foreground.",
-            epilog=_bounds_told(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--socket", metavar="PATH", type=_path, help="listen here")
-        parser.add_argument(
-            "--state-dir", metavar="DIR", type=_path, help="limits and levels, kept over reboots"
-        )
-        parser.add_argument(
-            "--runtime-dir", metavar="DIR", type=_path, help="the socket's folder, unless --socket"
-        )
-        parser.add_argument(
-            "--admin-group",
-            metavar="GROUP",
-            type=_gid,
-            help="its members may change limits, as root and the daemon's own user may",
-        )
-        parser.add_argument(
-            "--bound",
-            metavar="NAME=NUMBER",
-            type=_bound_given,
-            action="append",
-            default=[],
-            help="how much anybody may take; the names are below",
-        )
-        parser.add_argument("--version", action="version", version=f"atmostd {paths.version()}")
+        parser = arguments_parser()
         given = parser.parse_args(arguments)
         bounds = Bounds(**dict(given.bound))
         if bounds.connections_kept >= bounds.connections:
@@ -162,7 +140,57 @@ class Settings:
             socket_mode=0o666 if root else 0o600,
             bounds=bounds,
             admin_gid=given.admin_group,
+            idle_seconds=given.idle_seconds,
+            detach=given.detach,
+            ready_fd=given.ready_fd,
         )
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
+    parser = argparse.ArgumentParser(
+        prog="atmostd",
+        description="Keep the concurrency and rate limits of this host. Runs in the foreground.",
+        epilog=_bounds_told(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--socket", metavar="PATH", type=_path, help="listen here")
+    parser.add_argument(
+        "--state-dir", metavar="DIR", type=_path, help="limits and levels, kept over reboots"
+    )
+    parser.add_argument(
+        "--runtime-dir", metavar="DIR", type=_path, help="the socket's folder, unless --socket"
+    )
+    parser.add_argument(
+        "--admin-group",
+        metavar="GROUP",
+        type=_gid,
+        help="its members may change limits, as root and the daemon's own user may",
+    )
+    parser.add_argument(
+        "--bound",
+        metavar="NAME=NUMBER",
+        type=_bound_given,
+        action="append",
+        default=[],
+        help="how much anybody may take; the names are below",
+    )
+    parser.add_argument(
+        "--idle-seconds",
+        metavar="SECONDS",
+        type=_idle_seconds,
+        default=IDLE_SECONDS,
+        help="leave when there was no client for so long; 0, as it is by itself: never",
+    )
+    parser.add_argument("--detach", action="store_true", help="go to the background")
+    parser.add_argument(
+        "--ready-fd",
+        metavar="FD",
+        type=background.descriptor,
+        help="write a line to this descriptor when it listens, or else why it does not",
+    )
+    parser.add_argument("--version", action="version", version=f"atmostd {paths.version()}")
+    return parser
 
 
 def _path(text: str) -> Path:
@@ -181,6 +209,10 @@ def _gid(text: str) -> int:
     raise argparse.ArgumentTypeError(
         f"there is no group {text!r}; make it, or name another by its name or number"
     )
+
+
+def _idle_seconds(text: str) -> float:
+    return float(_number("--idle-seconds", text, IDLE_SECONDS, 0))
 
 
 def _bound_given(text: str) -> tuple[str, float]:

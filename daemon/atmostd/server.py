@@ -26,6 +26,10 @@ class SocketError(Exception):
     """The socket cannot be taken; the message says why and what to do."""
 
 
+class SocketTaken(SocketError):
+    """Another daemon has it."""
+
+
 class SocketFile:
     """A listening Unix socket at a path that is this daemon's alone."""
 
@@ -88,7 +92,7 @@ def _take_lock(path: Path) -> int:
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
-        raise SocketError(
+        raise SocketTaken(
             f"an atmostd runs on {path} already (pid {pid}); use that one, stop it with: kill {pid}"
             "; or name another path with --socket"
         ) from None

@@ -34,7 +34,7 @@ FIELDS = (
 def status(given: Namespace) -> int:
     """Whether the daemon runs, and what it says of itself."""
     try:
-        with Client(given.socket) as client:
+        with Client(given.socket, _start=False) as client:
             record = client.status()
     except AtmostError as error:
         return _no_status(given, error)
