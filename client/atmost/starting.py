@@ -155,7 +155,7 @@ def _taken(lock: int) -> bool:
 
 @contextlib.contextmanager
 def _lock_file(folder: str) -> Iterator[int]:
-    _own_folder(folder)
+    _own_folder(folder, 0o755 if os.geteuid() == 0 else 0o700)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = os.open(os.path.join(folder, LOCK_NAME), flags, 0o600)
     try:
@@ -164,15 +164,15 @@ def _lock_file(folder: str) -> Iterator[int]:
         os.close(lock)
 
 
-def _own_folder(folder: str) -> None:
-    """Make it, for this user alone, so that it survives a power cut. Raises NotStarted if it is
+def _own_folder(folder: str, mode: int) -> None:
+    """Make it, so that it survives a power cut. Raises NotStarted if it is
     somebody else's, who could put another socket in place of ours."""
     made = []
     path = folder
     while not os.path.lexists(path):
         made.append(os.path.dirname(path))
         path = os.path.dirname(path)
-    os.makedirs(folder, mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+    os.makedirs(folder, mode=mode, exist_ok=True)
     for path in made:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -241,7 +241,7 @@ def daemon_command() -> list[str]:
 
 def _open_log() -> int:
     path = log_path()
-    _own_folder(os.path.dirname(path))
+    _own_folder(os.path.dirname(path), 0o700)
     with contextlib.suppress(FileNotFoundError):
         if os.lstat(path).st_size > LOG_BYTES_MAX:
             os.replace(path, f"{path}.1")

@@ -31,7 +31,9 @@ COMMANDS = {
     "status": "status",
     "recover": "recover",
     "sockname": "status",
+    "daemon": "daemon",
 }
+GROUPS = {"daemon"}  # whose module has SUBCOMMANDS, word -> module, and HELP
 
 HELP = """\
 usage: atmost [--socket PATH] COMMAND ...
@@ -52,6 +54,7 @@ slots
   ps [NAME]                 who holds slots, who waits for them
 
 the daemon
+  daemon COMMAND            start, stop, restart, status, run: see atmost daemon --help
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
@@ -80,6 +83,7 @@ class Command(NamedTuple):
     names_max: int | None = 0  # None: any number
     failure: int = 1  # the exit code of an error that is not one of usage
     becomes: bool = False  # what stands behind `--` is a command to run
+    takes_rest: bool = False  # what stands behind `--` is for the daemon
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,8 +126,12 @@ def parse(arguments: list[str]) -> tuple[Command, argparse.Namespace]:
     """
     socket, name, rest = _before_the_command(arguments)
     if name == "help":
-        return parse([*rest[:1], "--help"])
-    command: Command = import_module(f"atmost.cli.{COMMANDS[name]}").COMMANDS[name]
+        return parse([*rest[:2], "--help"])
+    if name in GROUPS:
+        name, module, rest = _of_group(name, rest)
+    else:
+        module = COMMANDS[name]
+    command: Command = import_module(f"atmost.cli.{module}").COMMANDS[name]
     parser = Parser(f"atmost {name}", f"atmost {name} {command.usage}".rstrip(), command.about)
     command.options(parser)
     given = _parse(parser, command, rest)
@@ -151,6 +159,19 @@ def _before_the_command(arguments: list[str]) -> tuple[str | None, str, list[str
     return socket, name, arguments[at + 1 :]
 
 
+def _of_group(group: str, rest: list[str]) -> tuple[str, str, list[str]]:
+    """The full name of the subcommand, its module, and what is behind it."""
+    of = import_module(f"atmost.cli.{COMMANDS[group]}")
+    if rest and rest[0] in of.SUBCOMMANDS:
+        return f"{group} {rest[0]}", of.SUBCOMMANDS[rest[0]], rest[1:]
+    parser = Parser(f"atmost {group}", f"atmost {group} COMMAND ...", "")
+    parser.format_help = lambda: of.HELP  # type: ignore[method-assign]
+    if not rest:
+        parser.exit(2, of.HELP)
+    parser.parse_known_args(rest[:1])  # it may be --help
+    parser.error(f"there is no command {rest[0]!r}; see: atmost {group} --help")
+
+
 def _parse(parser: Parser, command: Command, arguments: list[str]) -> argparse.Namespace:
     """argparse reads the options; what it leaves are the names, wherever they stand."""
     behind: list[str] | None = None
@@ -164,8 +185,8 @@ def _parse(parser: Parser, command: Command, arguments: list[str]) -> argparse.N
         if word.startswith("-") and word != "-":
             escape = "is said as --slots=NAME=1" if command.becomes else "goes behind `--`"
             parser.error(f"there is no option {word}; a NAME that begins with - {escape}")
-    if command.becomes:
-        given.behind = behind
+    if command.becomes or command.takes_rest:
+        given.behind = behind or []
     elif behind:
         names += behind
     given.names = _names(parser, command, names)
