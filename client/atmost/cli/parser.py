@@ -32,6 +32,7 @@ COMMANDS = {
     "recover": "recover",
     "sockname": "status",
     "daemon": "daemon",
+    "completion": "completion",
 }
 GROUPS = {"daemon"}  # whose module has SUBCOMMANDS, word -> module, and HELP
 
@@ -59,6 +60,9 @@ the daemon
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
 
+the shell
+  completion SHELL          the script that completes commands and limits in bash, zsh or fish
+
 options
   --socket PATH             the daemon's socket; else $ATMOST_SOCKET, /run/atmost/atmost.sock,
                             or the user's own, whichever is there first
@@ -83,7 +87,8 @@ class Command(NamedTuple):
     names_max: int | None = 0  # None: any number
     failure: int = 1  # the exit code of an error that is not one of usage
     becomes: bool = False  # what stands behind `--` is a command to run
-    takes_rest: bool = False  # what stands behind `--` is for the daemon
+    takes_rest: bool = False  # what stands behind `--` is for something else, and may be nothing
+    choices: tuple[str, ...] = ()  # what a name can be, where it is none of a limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -128,16 +133,46 @@ def parse(arguments: list[str]) -> tuple[Command, argparse.Namespace]:
     if name == "help":
         return parse([*rest[:2], "--help"])
     if name in GROUPS:
-        name, module, rest = _of_group(name, rest)
-    else:
-        module = COMMANDS[name]
-    command: Command = import_module(f"atmost.cli.{module}").COMMANDS[name]
-    parser = Parser(f"atmost {name}", f"atmost {name} {command.usage}".rstrip(), command.about)
-    command.options(parser)
+        name, rest = _of_group(name, rest)
+    command = command_named(name)
+    parser = parser_of(name, command)
     given = _parse(parser, command, rest)
     given.socket = given.socket or socket
     given.parser = parser
     return command, given
+
+
+def command_named(name: str) -> Command:
+    """The subcommand of this name, such as `ls` or `daemon start`."""
+    group, _, word = name.partition(" ")
+    module = _module(group).SUBCOMMANDS[word] if word else COMMANDS[group]
+    command: Command = import_module(f"atmost.cli.{module}").COMMANDS[name]
+    return command
+
+
+def parser_of(name: str, command: Command) -> Parser:
+    """What reads its options."""
+    parser = Parser(f"atmost {name}", f"atmost {name} {command.usage}".rstrip(), command.about)
+    command.options(parser)
+    return parser
+
+
+def subcommands(group: str) -> list[str]:
+    """The words that can stand behind this command; none if it is no group."""
+    return list(_module(group).SUBCOMMANDS) if group in GROUPS else []
+
+
+def every_command() -> list[str]:
+    """The names of all."""
+    return [
+        name
+        for command in COMMANDS
+        for name in [f"{command} {word}" for word in subcommands(command)] or [command]
+    ]
+
+
+def _module(command: str) -> Any:
+    return import_module(f"atmost.cli.{COMMANDS[command]}")
 
 
 def _before_the_command(arguments: list[str]) -> tuple[str | None, str, list[str]]:
@@ -159,11 +194,11 @@ def _before_the_command(arguments: list[str]) -> tuple[str | None, str, list[str
     return socket, name, arguments[at + 1 :]
 
 
-def _of_group(group: str, rest: list[str]) -> tuple[str, str, list[str]]:
-    """The full name of the subcommand, its module, and what is behind it."""
-    of = import_module(f"atmost.cli.{COMMANDS[group]}")
+def _of_group(group: str, rest: list[str]) -> tuple[str, list[str]]:
+    """The full name of the subcommand, and what is behind it."""
+    of = _module(group)
     if rest and rest[0] in of.SUBCOMMANDS:
-        return f"{group} {rest[0]}", of.SUBCOMMANDS[rest[0]], rest[1:]
+        return f"{group} {rest[0]}", rest[1:]
     parser = Parser(f"atmost {group}", f"atmost {group} COMMAND ...", "")
     parser.format_help = lambda: of.HELP  # type: ignore[method-assign]
     if not rest:
@@ -201,6 +236,9 @@ def _names(parser: Parser, command: Command, names: list[str]) -> list[str]:
         parser.error(str(error))
     if len(found) < command.names_min:
         parser.error("NAME is missing")
+    for word in found:
+        if command.choices and word not in command.choices:
+            parser.error(f"{word!r:.80} is not valid: expected {', '.join(command.choices)}")
     if command.names_max is not None and len(found) > command.names_max:
         parser.error(f"there is no use for {found[command.names_max]!r}")
     return found
