@@ -32,6 +32,7 @@ COMMANDS = {
     "recover": "recover",
     "sockname": "status",
     "daemon": "daemon",
+    "doctor": "doctor",
     "completion": "completion",
 }
 GROUPS = {"daemon"}  # whose module has SUBCOMMANDS, word -> module, and HELP
@@ -59,6 +60,7 @@ the daemon
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
+  doctor                    what is wrong here, and the command that mends it
 
 the shell
   completion SHELL          the script that completes commands and limits in bash, zsh or fish
