@@ -113,6 +113,7 @@ class User:
 def ended(process: subprocess.Popen[str]) -> Ran:
     try:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
-    finally:
+    except subprocess.TimeoutExpired:
         process.kill()
+        raise AssertionError(f"it does not end; it said: {process.communicate()}") from None
     return Ran(process.returncode, out, err)

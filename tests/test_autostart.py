@@ -187,6 +187,22 @@ def test_never_beside_a_daemon_of_the_system(user: User, tmp_path: Path) -> None
     assert str(running.socket) in done.err
 
 
+@pytest.mark.parametrize("of", ["system", "user"])
+@pytest.mark.parametrize("code", [SYNC, ASYNC.replace("TICKS", "0")], ids=["sync", "asyncio"])
+def test_never_beside_one_that_lets_us_not_in(user: User, of: str, code: str) -> None:
+    path = user.socket if of == "user" else user.system / "atmost.sock"
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fspath(path))
+        listening.listen()
+        path.chmod(0)
+        if os.geteuid() == 0:
+            os.chown(path, 61234, 61234)
+        done = user.python(code, "db")
+    assert (done.code, user.log.exists()) == (1, False)
+    assert "this user may not connect to it; start one with" in done.err
+
+
 @pytest.mark.parametrize(
     ("unit", "command"),
     [
@@ -371,21 +387,33 @@ def test_it_stays_for_a_connection_and_for_a_holder_without_one(tmp_path: Path) 
 HAMMER = """
 import random, time
 from atmost import starting
-starting.IDLE_SECONDS = 0.2
+starting.IDLE_SECONDS = 0.05
 from atmost.sync import Client
-for n in range(12):
+for n in range(15):
     with Client() as client:
         client.create_limit(f"{sys.argv[1]}-{n}", 1)
         with client.concurrency(f"{sys.argv[1]}-{n}", timeout_seconds=20):
             pass
-    time.sleep(random.uniform(0.1, 0.3))
+    time.sleep(random.uniform(0.045, 0.06))
+"""
+ASYNC_HAMMER = """
+import asyncio, random
+from atmost import starting
+starting.IDLE_SECONDS = 0.05
+from atmost.asyncio import Client
+async def main():
+    for n in range(15):
+        async with Client() as client:
+            await client.create_limit(f"{sys.argv[1]}-{n}", 1)
+        await asyncio.sleep(random.uniform(0.045, 0.06))
+asyncio.run(main())
 """
 
 
-def test_who_comes_as_it_leaves_is_served_by_the_next_one(user: User) -> None:
+@pytest.mark.parametrize("code", [HAMMER, ASYNC_HAMMER], ids=["sync", "asyncio"])
+def test_who_comes_as_it_leaves_is_served_by_the_next_one(user: User, code: str) -> None:
     """No error reaches any caller, and no limit that was made is lost."""
-    callers = [user.start(HAMMER, str(n)) for n in range(2)]
-    assert [ended(caller) for caller in callers] == [(0, "", "")] * 2
+    assert user.python(code, "db") == (0, "", "")
     assert user.starts() > 1
     names = {line.split("\t")[0] for line in user.atmost("ls").out.splitlines()}
-    assert names == {f"{caller}-{n}" for caller in range(2) for n in range(12)}
+    assert names == {f"db-{n}" for n in range(15)}

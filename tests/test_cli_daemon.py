@@ -81,6 +81,21 @@ def test_a_restart_keeps_who_holds_and_who_waits(user: User) -> None:
     ended(holder)
 
 
+def test_a_restart_changes_no_option(user: User, tmp_path: Path) -> None:
+    """Also not a folder that was named as seen from where the daemon was started."""
+    (tmp_path / "here").mkdir()
+    options = ["--state-dir", "kept", "--bound", "connections=99", "--bound=connections_kept=3"]
+    assert user.atmost("daemon", "start", "--", *options, cwd=tmp_path / "here").code == 0
+    assert (tmp_path / "here" / "kept" / "state").exists()
+    user.atmost("create", "db", "--limit", "1")
+    assert user.atmost("daemon", "restart").code == 0
+    assert user.atmost("ls").out.startswith("db\t")
+    words = Path(f"/proc/{user.pid()}/cmdline").read_text().split("\0")
+    assert f"--state-dir={tmp_path}/here/kept" in words
+    assert words.count("--bound=connections=99") == words.count("--bound=connections_kept=3") == 1
+    assert words.count("--socket") + words.count("--detach") == 2
+
+
 def test_run_is_the_daemon_itself(user: User) -> None:
     process = user.start(CLI, "daemon", "run", "--", "--idle-seconds", "0")
     wait_until(lambda: user.pid() == process.pid, "it has become the daemon")

@@ -114,6 +114,8 @@ def test_installs(tmp_path: Path) -> None:
             check=True,
         )
         assert ran.stdout == f"{module} {atmost.__version__}\n"
+    for page in ("man1/atmost.1", "man8/atmostd.8"):
+        assert (tmp_path / "share/man" / page).read_text() == (ROOT / "man" / page[5:]).read_text()
 
 
 def test_first_minute(daemon: RunningDaemon, shell: Shell) -> None:

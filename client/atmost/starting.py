@@ -58,6 +58,13 @@ def connect(
     is raised, with a word more, if none may be started. Raises DaemonUnavailable."""
     if len(tried) == 1:
         raise none
+    for at in tried:
+        try:
+            return dial(at.path), at  # it has come meanwhile
+        except (FileNotFoundError, ConnectionRefusedError):
+            continue
+        except OSError:
+            raise none from None  # somebody is there, and refuses us
     try:
         check_may_start()
     except NotStarted as why:
@@ -201,7 +208,6 @@ def _start(arguments: list[str], deadline: float) -> tuple[str, str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd="/",
             env={k: v for k, v in os.environ.items() if k not in OF_ANOTHER_SERVICE},
             pass_fds=[theirs],
             start_new_session=True,

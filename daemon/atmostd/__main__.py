@@ -64,6 +64,7 @@ class Daemon:
         self._settings = settings
         self._journal = journal
         self._boot_id = _boot_id()
+        self._leaving = False  # because nobody is there, and not because somebody said so
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
         self.registry = Registry(
@@ -114,7 +115,7 @@ class Daemon:
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
         )
         recovery.go_on(self.registry)
-        server = await serve(socket_file, lambda: Connection(self))
+        server = await self._serve(socket_file)
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
         if self.bounds != self._settings.bounds:
@@ -137,8 +138,15 @@ class Daemon:
         listens()
         self.idle.nobody_is_there()
         await self._stopping
-        self.idle.seconds = 0
         server.close()
+        while await self._somebody_came():
+            self._stopping = loop.create_future()
+            server = await self._serve(socket_file)
+            await self._stopping
+            server.close()
+        if self.idle.seconds:
+            self.idle.seconds = 0
+            socket_file.stop_listening()
         await self._hear_out()
         self.configuration.stop()
         await configuring
@@ -200,10 +208,31 @@ class Daemon:
         return bool(len(self.sessions) or self.configuration.trouble or self._journal.trouble)
 
     def _leave(self) -> None:
+        if not self._stopping.done():
+            self._leaving = True
+            self._stopping.set_result(None)
+
+    async def _somebody_came(self) -> bool:
+        """Whether a connection was accepted as we were leaving. It may have been welcomed, so its client
+        counts on us; who is not accepted yet is hung up on, and starts the next daemon."""
+        if not self._leaving:
+            return False
+        for _ in range(2):  # an accepted connection is made in the next turn
+            await self.turn.over()
+        leaving, self._leaving = self._leaving, False  # if nobody has told us to stop meanwhile
+        if leaving and self.connections:
+            return True
         _log.info("nobody was there for %g s: leaving", self.idle.seconds)
-        self._stop()
+        return False
+
+    async def _serve(self, socket_file: SocketFile) -> asyncio.AbstractServer:
+        """One that may leave keeps its socket, to serve who comes in that very moment."""
+        if self.idle.seconds:
+            return await serve(socket_file, lambda: Connection(self), for_now=True)
+        return await serve(socket_file, lambda: Connection(self))
 
     def _stop(self) -> None:
+        self._leaving = False
         if not self._stopping.done():
             self._stopping.set_result(None)
 

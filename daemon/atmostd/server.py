@@ -59,6 +59,10 @@ class SocketFile:
                 "mend that, or name another path with --socket"
             ) from error
 
+    def stop_listening(self) -> None:
+        """Who comes now is hung up on."""
+        self.socket.close()
+
     def close(self) -> None:
         """Take the path away, then let the next daemon have it."""
         self.socket.close()

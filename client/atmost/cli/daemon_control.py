@@ -23,6 +23,7 @@ from atmost.cli.parser import Command, Parser, json_option
 from atmost.errors import AtmostError, DaemonUnavailable
 from atmost.paths import SocketPath, socket_paths
 from atmost.sync import Client
+from atmost.wire import DaemonStatus
 
 EXIT_FAILED = 1
 STOP_SECONDS = 20.0  # a daemon gives its clients a second, and its disk has to answer
@@ -36,6 +37,7 @@ class Running(NamedTuple):
 
     at: SocketPath
     pid: int
+    status: DaemonStatus | None  # None: it gives no answer
     unit: str  # of systemd, with --user if it is the user's; empty: nobody looks after it
 
     def __str__(self) -> str:
@@ -66,6 +68,7 @@ def restart(given: Namespace) -> int:
     if found is not None:
         if found.unit:
             return _leave_to_systemd("restart", found)
+        given.behind = given.behind or _options_of(found)
         if code := _stop(found):
             return code
     return _start(given)
@@ -158,7 +161,8 @@ def _running(given: str | None) -> Running | None:
         with Client(given, _start=False) as client:
             status = client.status()
         at = next((at for at in socket_paths(given) if _is_same(at.path, status.socket)), None)
-        return _told(at or SocketPath(status.socket, "as it says"), status.pid)
+        at = at or SocketPath(status.socket, "as it says")
+        return Running(at, status.pid, status, unit_of(status.pid))
     except AtmostError as error:
         at = reporting.listening(given)
         if at is None:
@@ -168,17 +172,40 @@ def _running(given: str | None) -> Running | None:
         pid = _listener(at.path)
         if pid is None:
             raise
-        return _told(at, pid)
+        return Running(at, pid, None, unit_of(pid))
+
+
+def _options_of(found: Running) -> list[str]:
+    """What this daemon was started with, but for how and where: a restart is to change nothing."""
+    with open(f"/proc/{found.pid}/cmdline", "rb") as file:
+        words = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    names = [at for at, word in enumerate(words) if os.path.basename(word) == "atmostd"]
+    return kept_options(words[names[0] + 1 :], found.status) if names else []
+
+
+def kept_options(words: list[str], status: DaemonStatus | None) -> list[str]:
+    """Of these options those for the next daemon. Folders are as the daemon itself tells them: it may
+    have been started elsewhere."""
+    folders = {}
+    if status is not None:
+        folders = {"--state-dir": status.state_dir, "--runtime-dir": status.runtime_dir}
+    kept = []
+    left = iter(words)
+    for word in left:
+        name, divided, value = word.partition("=")
+        if word == "--detach":
+            continue
+        if not divided:
+            value = next(left, "")
+        if name not in ("--socket", "--ready-fd"):
+            kept.append(f"{name}={folders.get(name, value)}")
+    return kept
 
 
 def _is_same(path: str, other: str) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samefile(path, other)
     return path == other
-
-
-def _told(at: SocketPath, pid: int) -> Running:
-    return Running(at, pid, unit_of(pid))
 
 
 def unit_of(pid: int) -> str:
