@@ -27,6 +27,7 @@ DAEMON_ORDER = [
     "peer",
     "decoding",
     "configuration",
+    "tokens",
     "listing",
     "registry",
     "implicit",
@@ -36,6 +37,7 @@ DAEMON_ORDER = [
     "clock",
     "store",
     "journal",
+    "place",
     "damage",
     "snapshot",
     "records",
@@ -44,6 +46,7 @@ DAEMON_ORDER = [
     "line",
     "level",
     "files",
+    "log",
     "config",
     "background",
 ]
@@ -160,7 +163,7 @@ def test_rules_are_pure(name: str) -> None:
         ("uvloop", {"__main__"}),
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
-        ("socket", {"server", "connection", "peer", "systemd"}),
+        ("socket", {"server", "connection", "peer", "systemd", "log"}),
         ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
     ],
 )

@@ -16,6 +16,7 @@
     ├── StateUnavailable                       the state cannot be trusted; an operator has to decide
     ├── TooMany                                a bound against abuse was reached
     ├── DaemonUnavailable   (ConnectionError)  no daemon answers
+    ├── DaemonOutdated                         the daemon is older than this client, and can't do that
     └── ProtocolError                          the two ends do not understand each other
 
 Rule 1: an error is its `code` and its fields; the message is made from them, on either side of the wire.
@@ -32,6 +33,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AcquireTimeout",
     "AtmostError",
+    "DaemonOutdated",
     "DaemonUnavailable",
     "GrantLost",
     "InvalidValue",
@@ -286,6 +288,15 @@ class StateNotSaved(AtmostError, OSError):
         self.path = path
         self.reason = reason
 
+    def of_second_try(self) -> StateNotSaved:
+        """The same, where the answer to a first try was lost: that one may have made the change."""
+        said = StateNotSaved(self.path, self.reason)
+        said.args = (
+            "the connection was lost, so it is not known whether this was changed before; now the state "
+            f"could not be written to {self.path}: {self.reason}; mend that and try again",
+        )
+        return said
+
 
 class StateUnavailable(AtmostError):
     """The daemon runs, but what it kept at `path` cannot be trusted (`reason`), and opening every
@@ -344,6 +355,23 @@ class DaemonUnavailable(AtmostError, ConnectionError):
         self.source = source
         self.reason = reason
         self.advice = advice
+
+
+class DaemonOutdated(AtmostError):
+    """The daemon runs an older version, which does not know this request. `what`: the request;
+    `version`: of the protocol that the daemon speaks. Nothing was sent."""
+
+    code = "daemon_outdated"
+
+    def __init__(self, what: str, version: int) -> None:
+        super().__init__(
+            f"the daemon is older than this client (protocol version {version}) and does not know "
+            f"{what!r}; restart it, if it was upgraded since it started",
+            what=what,
+            version=version,
+        )
+        self.what = what
+        self.version = version
 
 
 class ProtocolError(AtmostError):
