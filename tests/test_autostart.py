@@ -272,6 +272,19 @@ def test_a_runtime_folder_of_somebody_else(user: User) -> None:
     os.chown(user.runtime, 0, 0)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user whom nobody knows")
+def test_a_user_without_a_home(user: User, tmp_path: Path) -> None:
+    """Nothing is made in the folder where it happens to be."""
+    for name in ("HOME", "XDG_STATE_HOME"):
+        del user.environment[name]
+    user._become = ["unshare", "--user", "--map-user=61234", "--map-group=61234"]
+    (here := tmp_path / "here").mkdir()
+    done = user.atmost("ls", cwd=here)
+    assert done.code == 1
+    assert "this user has no home" in done.err
+    assert not list(here.iterdir())
+
+
 def test_without_the_parts_of_a_daemon(user: User) -> None:
     code = """
 import importlib.util
@@ -350,6 +363,20 @@ gc.collect()
 """
     assert user.python(code) == (0, "", "")
     assert user.atmost("ls").code == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--idle-seconds", "x"], ["--idle-seconds=-1"], ["--ready-fd", "99"], ["--ready-fd", "x"]],
+    ids=" ".join,
+)
+def test_options_of_the_daemon_that_are_wrong(options: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "atmostd", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: atmostd")
+    assert options[0].partition("=")[0] in done.stderr.splitlines()[-1]
 
 
 # ---- It leaves

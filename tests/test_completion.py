@@ -279,3 +279,38 @@ def test_the_scripts_are_whole(
         pytest.skip(f"{shell} is not installed: only its brackets were counted")
     (tmp_path / "script").write_text(out)
     subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize(
+    ("line", "added"),
+    [
+        ("atmost daemon sto", ["stop"]),
+        ("atmost inspect my\\ l", ["my limit"]),
+        ("atmost inspect 'my l", ["my limit"]),
+        ("atmost run -n d", ["-S", "", "db="]),
+        ("atmost inspect nobody", []),
+        ("atmost run db -- ", ["_command_names"]),
+        ("atmost ls --socket ", ["_files"]),
+    ],
+)
+def test_zsh_gets_its_words(bash: dict[str, str], line: str, added: list[str]) -> None:
+    """With what its completion system would be given, and gives."""
+    script = """
+compdef() { : }
+compadd() { (( ${@[(i)--]} < $# )) && print -rl -- "${(@)@:#--}" }
+_files() { print _files }
+_command_names() { print _command_names }
+eval "$(atmost completion zsh)"
+words=("${(@z)1}") CURRENT=${#words}
+[[ $1 == *' ' ]] && { words+=(''); CURRENT=${#words} }
+_atmost
+"""
+    said = subprocess.run(
+        ["zsh", "-f", "-c", script, "zsh", line],
+        env=bash,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (said.stdout.splitlines(), said.stderr) == (added, "")

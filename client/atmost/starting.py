@@ -174,6 +174,8 @@ def _lock_file(folder: str) -> Iterator[int]:
 def _own_folder(folder: str, mode: int) -> None:
     """Make it, so that it survives a power cut. Raises NotStarted if it is
     somebody else's, who could put another socket in place of ours."""
+    if not os.path.isabs(folder):
+        raise NotStarted(f"this user has no home: {folder}", "set HOME, or XDG_STATE_HOME")
     made = []
     path = folder
     while not os.path.lexists(path):

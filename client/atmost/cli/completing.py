@@ -22,7 +22,8 @@ _PLAIN = frozenset("-_./,+@%^")  # and letters and digits: they mean nothing to 
 def words_of(given: Namespace) -> list[str]:
     """The words for what the script of a shell has said; quoted for bash, which does not do that."""
     if given.line is None:
-        return next_words(given.behind, given.socket)
+        *before, current = given.behind
+        return next_words([*before, split(current, "")[0][-1]], given.socket)  # as it is typed
     words, head, quote = split(given.line, given.breaks)
     found = next_words(words, given.socket)
     return found if found == [FILE] else [quoted(word[len(head) :], quote) for word in found]

@@ -38,12 +38,13 @@ ZSH = r"""#compdef atmost
 # atmost for zsh: put into ~/.zshrc, behind compinit:  source <(atmost completion zsh)
 _atmost() {
     local -a found
-    found=("${(@f)$(atmost completion -- "${(@Q)words[1,CURRENT]}" 2>/dev/null)}")
+    found=("${(@f)$(atmost completion -- "${(@Q)words[1,CURRENT-1]}" \
+        "${words[CURRENT]}" 2>/dev/null)}")
     if [[ ${found[1]} == / ]]; then
         if [[ ${words[CURRENT-1]} == -- ]]; then _command_names; else _files; fi
         return
     fi
-    compadd -Q -S '' -- ${(q)${(M)found:#*=}}
+    compadd -S '' -- ${(M)found:#*=}
     compadd -- ${found:#*=}
 }
 compdef _atmost atmost
@@ -91,7 +92,7 @@ COMMANDS = {
         "  source <(atmost completion zsh)      in ~/.zshrc, behind compinit\n"
         "  atmost completion fish | source      in ~/.config/fish/config.fish\n\n"
         "The script asks for what may come next: `atmost completion -- WORD...`, where the last WORD is\n"
-        "the one to complete; `/` alone means a file. It never starts a daemon.",
+        "the one to complete, as typed; `/` alone means a file. It never starts a daemon.",
         _options,
         completion,
         names_max=1,
