@@ -314,3 +314,23 @@ _atmost
         check=False,
     )
     assert (said.stdout.splitlines(), said.stderr) == (added, "")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("atmost daemon sto", ["stop"]),
+        ("atmost inspect my", ["my limit"]),
+        ("atmost inspect my\\ l", ["my limit"]),
+        ("atmost inspect 'my l", ["my limit"]),
+        ("atmost run -n d", ["db="]),
+        ("atmost inspect nobody", []),
+    ],
+)
+def test_fish_offers_them(bash: dict[str, str], line: str, offered: list[str]) -> None:
+    script = "atmost completion fish | source; complete -C $argv[1]"
+    said = subprocess.run(
+        ["fish", "-c", script, line], env=bash, capture_output=True, text=True, check=False
+    )
+    assert said.stdout.splitlines() == offered
