@@ -349,7 +349,7 @@ class DaemonUnavailable(AtmostError, ConnectionError):
             path=path,
             source=source,
             reason=reason,
-            advice=advice,
+            **({"advice": advice} if advice else {}),
         )
         self.path = path
         self.source = source
