@@ -37,6 +37,8 @@ from atmost.exchange import (
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
 
+EARLY_SECONDS = 0.001  # that a timer may be: what a loop of uvloop counts in
+
 
 class Connection(asyncio.Protocol):
     """One session with the daemon. Made by `open`; everything else is called in its loop.
@@ -60,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connected = True  # what is sent may arrive; else it waits to be said again
         self._away = Reconnecting(seconds)
+        self._welcome_by = 0.0  # or the calls give up
         self._timer: asyncio.TimerHandle | None = None  # the next try, or the end of the last one
         self._linking: asyncio.Task[None] | None = None  # makes a transport of a new socket
         self._welcome: asyncio.Future[None] = self.loop.create_future()
@@ -350,12 +353,16 @@ class Connection(asyncio.Protocol):
         now = time.monotonic()
         self._connected = True
         self._transport.write(self._exchange.resume(now))
-        left = self._away.welcome_by(now, HELLO_SECONDS) - now
-        self._timer = self.loop.call_later(left, self._not_welcome)
+        self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
+        self._timer = self.loop.call_later(self._welcome_by - now, self._not_welcome)
 
     def _not_welcome(self) -> None:
         """The calls give up, but the daemon is waited for: if we ended this connection, that would
         release what is held."""
+        left = self._welcome_by - time.monotonic()
+        if left > 0:  # a loop's own clock is that of its last turn: its timers may be early
+            self._timer = self.loop.call_later(max(left, EARLY_SECONDS), self._not_welcome)
+            return
         self._timer = None
         self._away.failed("it is there, but does not say welcome")
         self._fail_if_away_too_long()
@@ -384,7 +391,7 @@ async def _connect_to_one(
     try:
         return first_that_answers(places, _connect)
     except DaemonUnavailable as none:
-        if not start:
+        if not start or len(places) == 1:  # it was named
             raise
         why = none
     from atmost import starting  # most clients never need it

@@ -54,10 +54,9 @@ class NotStarted(Exception):
 def connect(
     tried: list[SocketPath], dial: Callable[[str], T], none: DaemonUnavailable
 ) -> tuple[T, SocketPath]:
-    """What `dial` gives for a daemon that is started for that. `none`: why there is no other, which
+    """What `dial` gives for a daemon that is started for that, at the last of the default places that
+    were tried. `none`: why there is no other, which
     is raised, with a word more, if none may be started. Raises DaemonUnavailable."""
-    if len(tried) == 1:
-        raise none
     for at in tried:
         try:
             return dial(at.path), at  # it has come meanwhile

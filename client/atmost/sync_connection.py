@@ -519,7 +519,7 @@ def _connect(connected: Socket, places: list[SocketPath], start: bool) -> Socket
     try:
         return first_that_answers(places, connected.connect)[1]
     except DaemonUnavailable as none:
-        if not start:
+        if not start or len(places) == 1:  # it was named
             raise
         from atmost import starting  # most clients never need it
 
