@@ -35,7 +35,7 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY = (commands(block) for block in blocks("console"))
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE = (commands(block) for block in blocks("console"))
 
 
 class Shell:
@@ -145,6 +145,20 @@ def _has_tickets(client: Client, count: int) -> bool:
 def test_every_day(shell: Shell) -> None:
     for command in EVERY_DAY:
         shell.run(command)
+
+
+def test_service() -> None:
+    """The commands are those that tests/systemd runs on a real systemd; here, one changes nothing."""
+    atmost_in_opt = "sudo /opt/atmost/bin/atmost daemon"
+    assert f"{atmost_in_opt} install" in SERVICE
+    assert f"{atmost_in_opt} uninstall" in SERVICE
+    for line in SERVICE:
+        if line.endswith("--dry-run"):
+            command = [sys.executable, "-m", "atmost", *line.split()[2:]]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert "would write /etc/systemd/system/atmostd.service" in said
+            enable = next(line for line in SERVICE if "enable" in line)
+            assert enable.removeprefix("sudo ") in said
 
 
 def test_snippets(daemon: RunningDaemon) -> None:

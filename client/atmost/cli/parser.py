@@ -31,7 +31,9 @@ COMMANDS = {
     "status": "status",
     "recover": "recover",
     "sockname": "status",
+    "daemon": "daemon",
 }
+GROUPS = {"daemon"}  # whose module has SUBCOMMANDS, word -> module, and HELP
 
 HELP = """\
 usage: atmost [--socket PATH] COMMAND ...
@@ -52,6 +54,7 @@ slots
   ps [NAME]                 who holds slots, who waits for them
 
 the daemon
+  daemon COMMAND            install, uninstall: see atmost daemon --help
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
@@ -122,8 +125,12 @@ def parse(arguments: list[str]) -> tuple[Command, argparse.Namespace]:
     """
     socket, name, rest = _before_the_command(arguments)
     if name == "help":
-        return parse([*rest[:1], "--help"])
-    command: Command = import_module(f"atmost.cli.{COMMANDS[name]}").COMMANDS[name]
+        return parse([*rest[:2], "--help"])
+    if name in GROUPS:
+        name, module, rest = _of_group(name, rest)
+    else:
+        module = COMMANDS[name]
+    command: Command = import_module(f"atmost.cli.{module}").COMMANDS[name]
     parser = Parser(f"atmost {name}", f"atmost {name} {command.usage}".rstrip(), command.about)
     command.options(parser)
     given = _parse(parser, command, rest)
@@ -149,6 +156,19 @@ def _before_the_command(arguments: list[str]) -> tuple[str | None, str, list[str
     if name not in COMMANDS and name != "help":
         parser.error(f"there is no command {name!r}; see: atmost --help")
     return socket, name, arguments[at + 1 :]
+
+
+def _of_group(group: str, rest: list[str]) -> tuple[str, str, list[str]]:
+    """The full name of the subcommand, its module, and what is behind it."""
+    of = import_module(f"atmost.cli.{COMMANDS[group]}")
+    if rest and rest[0] in of.SUBCOMMANDS:
+        return f"{group} {rest[0]}", of.SUBCOMMANDS[rest[0]], rest[1:]
+    parser = Parser(f"atmost {group}", f"atmost {group} COMMAND ...", "")
+    parser.format_help = lambda: of.HELP  # type: ignore[method-assign]
+    if not rest:
+        parser.exit(2, of.HELP)
+    parser.parse_known_args(rest[:1])  # it may be --help
+    parser.error(f"there is no command {rest[0]!r}; see: atmost {group} --help")
 
 
 def _parse(parser: Parser, command: Command, arguments: list[str]) -> argparse.Namespace:
