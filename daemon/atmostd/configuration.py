@@ -58,6 +58,7 @@ from atmostd.turn import Turn
 _log = logging.getLogger(__name__)
 
 LOOKS_AT_CLOCK_EVERY = 16  # limits
+CHANGES_AT_ONCE = 200  # limits that act in one turn: some 5 ms
 GREAT_CHANGE = 1_000  # limits; fewer are put in force in a few milliseconds
 
 ChangeMessage = CreateLimit | UpdateLimit | DeleteLimit
@@ -296,7 +297,7 @@ class Configuration:
                 self._put_in_force(name, declared)
             self._take_word(word, self._templates_after(word))
             await self._turn.over()
-            await self._bit_by_bit(self._edit_templated())
+            await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
         if steps:
             _log.info("%d limits are as the configuration file says now", len(steps))
 
@@ -342,12 +343,12 @@ class Configuration:
             self._save_later()
             raise StateNotSaved(str(self._store.path), error.strerror or str(error)) from error
         with collected_later() if len(steps) > GREAT_CHANGE else contextlib.nullcontext():
-            await self._bit_by_bit(self._put_all_in_force(steps))
+            await self._bit_by_bit(self._put_all_in_force(steps), CHANGES_AT_ONCE)
             await self._turn.over()
         if rows != registry.templates.rows or word is not None:
             self._take_word(word or registry.word, rows)
             await self._turn.over()
-            await self._bit_by_bit(self._edit_templated())
+            await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
         if steps or word is not None or templates is not None:
             self._version += 1
         await self._turn.over()
@@ -373,11 +374,13 @@ class Configuration:
                 self._put_in_force(name, shall)
             yield
 
-    async def _bit_by_bit(self, work: Iterator[None]) -> None:
-        """Do it, but give others their turn of the loop again and again."""
+    async def _bit_by_bit(self, work: Iterator[None], at_once: int | None = None) -> None:
+        """Do it, but give others their turn of the loop again and again. `at_once`: no more than so many
+        steps before that, whose work is done by actors and so comes later."""
         until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
-        for count, _ in enumerate(work):
-            if count % LOOKS_AT_CLOCK_EVERY == 0 and self._clock() > until:
+        for count, _ in enumerate(work, 1):
+            late = count % LOOKS_AT_CLOCK_EVERY == 0 and self._clock() > until
+            if late or (at_once is not None and count % at_once == 0):
                 await self._turn.over()
                 until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
 
