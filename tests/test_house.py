@@ -54,6 +54,7 @@ CLIENT_ORDER = [
     "asyncio_connection",
     "sync_connection",
     "sync_socket",
+    "connecting",
     "exchange",
     "reconnecting",
     "asked",

@@ -17,8 +17,11 @@ from typing import Any, ParamSpec, TypeVar
 from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.asyncio_connection import Connection
-from atmost.errors import GrantLost, LimitExists
+from atmost.connecting import NotYet
+from atmost.errors import DaemonUnavailable, GrantLost, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
+from atmost.paths import absolute
+from atmost.reconnecting import FirstTries
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
 __all__ = [
@@ -200,7 +203,7 @@ class Client:
         reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
     ) -> None:
-        self._socket_path = socket_path
+        self._socket_path = None if socket_path is None else absolute(os.fspath(socket_path))
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
         self._connection: Connection | None = None  # of the loop that was seen last
@@ -369,7 +372,7 @@ class Client:
         connection = self._connected()
         if connection is None:
             began = time.monotonic()
-            connection = await self._connect()
+            connection = await self._connect(asked.timeout_seconds)
             asked = asked.after(time.monotonic() - began)
         return await _granted(connection, asked, caller, block)
 
@@ -392,17 +395,32 @@ class Client:
             connection = self._connection = self._connections.get(loop)
         return connection if connection is not None and not connection.lost else None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, timeout_seconds: float | None = None) -> Connection:
         loop = asyncio.get_running_loop()
-        async with self._connecting.setdefault(loop, asyncio.Lock()):
-            connection = self._connected()
-            if connection is None:
+        tries = FirstTries(time.monotonic(), timeout_seconds)
+        why: DaemonUnavailable | None = None
+        while True:
+            async with self._connecting.setdefault(loop, asyncio.Lock()):
+                connection = self._connected()
+                if connection is not None:
+                    return connection
                 self._forget_closed_loops()
-                connection = await Connection.open(
-                    self._socket_path, self._command, self._reconnect_seconds
-                )
-                self._connection = self._connections[loop] = connection
-            return connection
+                try:
+                    connection = await Connection.open(
+                        self._socket_path, self._command, self._reconnect_seconds
+                    )
+                    self._connection = self._connections[loop] = connection
+                    return connection
+                except NotYet as error:
+                    why = error.why
+                except DaemonUnavailable as error:
+                    if why is None:
+                        raise
+                    why = error  # it is just about to make its socket anew
+            pause = tries.pause(time.monotonic())
+            if pause is None:
+                raise why
+            await asyncio.sleep(pause)
 
     def _forget_closed_loops(self) -> None:
         for loop in list(self._connecting):  # other threads have loops of their own

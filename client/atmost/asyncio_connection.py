@@ -20,16 +20,15 @@ from typing import Any, cast
 
 from atmost import sync_connection, wire
 from atmost.asked import Asked
-from atmost.errors import AtmostError, GrantLost
+from atmost.connecting import NotYet, check_owner, first_that_answers, why_not_connected
+from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
     HELLO_SECONDS,
     Answer,
     Exchange,
-    first_that_answers,
     said_by,
     unavailable,
-    why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
@@ -68,7 +67,7 @@ class Connection(asyncio.Protocol):
         cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
     ) -> Connection:
         """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
-        refuses with."""
+        refuses with; NotYet."""
         connected, at = first_that_answers(socket_paths(given), _connect)
         connection = cls(Exchange(command), at, connected, seconds)
         try:
@@ -208,6 +207,8 @@ class Connection(asyncio.Protocol):
                 await self._welcome
         except TimeoutError as error:
             raise unavailable(self._at, why_not_connected(error)) from None
+        except DaemonUnavailable as error:
+            raise NotYet(error) from None
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         """A generator that is never finished is closed with its loop (shutdown_asyncgens)."""
@@ -298,12 +299,9 @@ class Connection(asyncio.Protocol):
         """Try once to connect. A Unix socket does at once or not at all."""
         self._timer = None
         self._away.trying(time.monotonic())
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connected.setblocking(False)
-            connected.connect(self._at.path)
-        except OSError as error:
-            connected.close()
+            connected = _connect(self._at)
+        except (OSError, MemoryError) as error:
             self._away.failed(why_not_connected(error))
             self._exchange.refusal = None
             self._fail_if_away_too_long()
@@ -318,7 +316,7 @@ class Connection(asyncio.Protocol):
             await self.loop.create_unix_connection(lambda: self, sock=connected)
         except BaseException as error:
             connected.close()
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError | MemoryError):
                 raise
             self._away.failed(why_not_connected(error))
             self._fail_if_away_too_long()
@@ -362,12 +360,13 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(at: SocketPath) -> socket.socket:
     """A Unix socket connects at once or not at all, so there is nothing to wait for. Raises OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
-        connection.connect(path)
+        connection.connect(at.path)
+        check_owner(at, connection)
     except BaseException:
         connection.close()
         raise

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from collections.abc import Hashable
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -23,8 +23,6 @@ from atmost import errors, paths, wire
 from atmost.asked import Asked
 from atmost.errors import AtmostError, DaemonUnavailable, GrantLost, LimitExists, ProtocolError
 from atmost.paths import SocketPath
-
-T = TypeVar("T")
 
 HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a millisecond
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
@@ -235,11 +233,11 @@ class Exchange:
         self._seen = []  # what is not named is forgotten there
         frames = [self.hello()]
         # Held ones first: a daemon that knows nothing of them must not give their slots away.
-        for number, (message, token) in self._held.items():
+        for number, (message, token) in list(self._held.items()):
             frames.append(wire.encode(wire.Keep(number, message.hold, token, message.by_process)))
-        for message, ends in self._waiting.values():
+        for message, ends in list(self._waiting.values()):
             frames.append(wire.encode(_again(message, ends, now)))
-        for number, (question, _) in self._questions.items():
+        for number, (question, _) in list(self._questions.items()):
             frames.append(wire.encode(question))
             self._questions[number] = question, True
         self._resume = self.number()
@@ -283,49 +281,6 @@ def said_by(at: SocketPath, error: AtmostError) -> AtmostError:
     if isinstance(error, ProtocolError):
         return ProtocolError(f"from {at.path} ({at.source}): {error.problem}")
     return error
-
-
-def first_that_answers(
-    paths: list[SocketPath], connect: Callable[[str], T]
-) -> tuple[T, SocketPath]:
-    """What `connect` gives for the first of these sockets that answers. Raises DaemonUnavailable.
-
-    A daemon that is there, but refuses, is not replaced by another one.
-    """
-    tried = []
-    for at in paths:
-        try:
-            return connect(at.path), at
-        except OSError as error:
-            tried.append((at, why_not_connected(error)))
-            if not isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                break
-    raise none_answers(tried)
-
-
-def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
-    """No daemon answers at any of these paths, for these reasons."""
-    first, reason = tried[0]
-    for other, why in tried[1:]:
-        reason += f"; nor at {other.path} ({other.source}): {why}"
-    return unavailable(first, reason)
-
-
-def why_not_connected(error: OSError) -> str:
-    """The reason in words that help."""
-    match error:
-        case FileNotFoundError():
-            return "there is no such socket"
-        case ConnectionRefusedError():
-            return "nobody listens there, or it is no socket"
-        case PermissionError():
-            return "this user may not connect to it"
-        case TimeoutError():
-            return f"no answer within {HELLO_SECONDS:g} s"
-        case BlockingIOError():
-            return "too many connections wait there to be accepted"
-        case _:
-            return error.strerror or str(error)
 
 
 def _user() -> str:

@@ -18,8 +18,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
-from atmost.errors import GrantLost, LimitExists
+from atmost.connecting import NotYet
+from atmost.errors import DaemonUnavailable, GrantLost, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
+from atmost.paths import absolute
+from atmost.reconnecting import FirstTries
 from atmost.sync_connection import Connection
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
@@ -201,7 +204,7 @@ class Client:
         reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
     ) -> None:
-        self._socket_path = socket_path
+        self._socket_path = None if socket_path is None else absolute(os.fspath(socket_path))
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
         self._connection: Connection | None = None
@@ -367,7 +370,7 @@ class Client:
         connection = self._connection
         if connection is None or connection.lost:
             began = time.monotonic()
-            connection = self._connect()
+            connection = self._connect(asked.timeout_seconds)
             asked = asked.after(time.monotonic() - began)
         return _granted(connection, asked, caller, block)
 
@@ -382,14 +385,29 @@ class Client:
         assert isinstance(answer, wire.Limit)
         return Limit.of(answer.limit)
 
-    def _connect(self) -> Connection:
-        with self._connecting:
-            connection = self._connection
-            if connection is None or connection.lost:
-                connection = self._connection = Connection.open(
-                    self._socket_path, self._command, self._reconnect_seconds
-                )
-            return connection
+    def _connect(self, timeout_seconds: float | None = None) -> Connection:
+        tries = FirstTries(time.monotonic(), timeout_seconds)
+        why: DaemonUnavailable | None = None
+        while True:
+            with self._connecting:
+                connection = self._connection
+                if connection is not None and not connection.lost:
+                    return connection
+                try:
+                    connection = self._connection = Connection.open(
+                        self._socket_path, self._command, self._reconnect_seconds
+                    )
+                    return connection
+                except NotYet as error:
+                    why = error.why
+                except DaemonUnavailable as error:
+                    if why is None:
+                        raise
+                    why = error  # it is just about to make its socket anew
+            pause = tries.pause(time.monotonic())
+            if pause is None:
+                raise why
+            time.sleep(pause)
 
     def _forget_in_child(self) -> None:
         """In a forked child the parent's threads are not there, and its session is not ours."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked
+from atmost.connecting import NotYet, first_that_answers, why_not_connected
 from atmost.errors import AtmostError, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
@@ -32,10 +33,8 @@ from atmost.exchange import (
     RECONNECT_SECONDS,
     Answer,
     Exchange,
-    first_that_answers,
     said_by,
     unavailable,
-    why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
@@ -94,7 +93,7 @@ class Connection:
         cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
     ) -> Connection:
         """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
-        refuses with."""
+        refuses with; NotYet."""
         connected = Socket()
         _, at = first_that_answers(socket_paths(given), connected.connect)
         connection = cls(Exchange(command), at, connected, seconds)
@@ -298,7 +297,7 @@ class Connection:
             while not self._exchange.welcomed:
                 self._socket.receive()
                 if not self._socket.received[0]:
-                    raise unavailable(self._at, "the daemon closed the connection")
+                    raise NotYet(unavailable(self._at, "the daemon closed the connection"))
                 self._exchange.receive(self._socket.piece())
                 self._socket.received.clear()
                 if self._exchange.refusal is not None:
@@ -306,8 +305,10 @@ class Connection:
             self._socket.limit(None)
         except AtmostError as error:
             raise said_by(self._at, error) from None
-        except OSError as error:
+        except TimeoutError as error:
             raise unavailable(self._at, why_not_connected(error)) from error
+        except OSError as error:
+            raise NotYet(unavailable(self._at, why_not_connected(error))) from error
 
     def _look(self) -> None:
         """Take what the daemon has said by now, if no thread reads anyway."""
@@ -442,8 +443,8 @@ class Connection:
                 pause.acquire(timeout=left)
             return
         try:
-            self._socket.connect(self._at.path)
-        except OSError as error:
+            self._socket.connect(self._at)
+        except (OSError, MemoryError) as error:
             with self._lock:
                 self._away.failed(_why(error))
                 self._exchange.refusal = None
@@ -515,10 +516,10 @@ def _why_broken(error: OSError) -> str:
     return f"the connection broke: {_why(error)}"
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError | MemoryError) -> str:
     """What the socket's own error means; any other goes on: a signal handler of the program has
     raised it."""
-    if error.errno is None:
+    if isinstance(error, OSError) and error.errno is None:
         raise error
     return why_not_connected(error)
 

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 from atmost.cli import output
 from atmost.cli.parser import Command, json_option, no_options
+from atmost.connecting import check_owner
 from atmost.errors import AtmostError, DaemonUnavailable
 from atmost.paths import socket_paths
 from atmost.sync import Client
@@ -68,6 +69,7 @@ def _listening(given: str | None) -> str | None:
             probe.setblocking(False)
             try:
                 probe.connect(at.path)
+                check_owner(at, probe)
             except (BlockingIOError, PermissionError):
                 return at.path
             except OSError:
