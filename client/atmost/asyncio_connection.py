@@ -360,6 +360,14 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
+def this_task() -> object:
+    """The calling task. In a forked child, where what it copied of its parent's ends, no loop runs."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
 def _connect(at: SocketPath) -> socket.socket:
     """A Unix socket connects at once or not at all, so there is nothing to wait for. Raises OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

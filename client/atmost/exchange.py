@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
@@ -128,7 +128,11 @@ class Exchange:
 
     def enter(self, caller: Hashable, number: int) -> None:
         """The caller is inside this grant's block: it cannot wait for itself there."""
-        self._inside.setdefault(caller, []).append(number)
+        inside = self._inside.get(caller)
+        if inside is None:
+            self._inside[caller] = [number]
+        else:
+            inside.append(number)
 
     def leave(self, caller: Hashable, number: int) -> None:
         """The caller has left the block."""
@@ -138,6 +142,14 @@ class Exchange:
                 inside.remove(number)
             if not inside:
                 self._inside.pop(caller, None)
+
+    def names_of(self, caller: Hashable, waiting: Iterable[int]) -> set[str]:
+        """The limits of which this caller has something, or waits for it by these requests."""
+        has = [
+            self._held[number][0] for number in self._inside.get(caller, []) if number in self._held
+        ]
+        asks = [self._waiting[number][0] for number in waiting if number in self._waiting]
+        return {name for message in (*has, *asks) for name in message.hold}
 
     # What is received
 

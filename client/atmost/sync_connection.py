@@ -13,6 +13,9 @@ process with threads.)
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import math
 import os
 import select
@@ -38,6 +41,7 @@ from atmost.exchange import (
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+from atmost.sync_caller import Caller, this_thread
 from atmost.sync_socket import Socket
 
 _HELPER = 0  # the helper thread's place among the calls; requests are numbered from 1
@@ -46,9 +50,10 @@ _HELPER = 0  # the helper thread's place among the calls; requests are numbered 
 class _Call:
     """A request that waits for its answer."""
 
-    __slots__ = ("answer", "number", "wake")
+    __slots__ = ("answer", "caller", "number", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
         self.number = 0  # of the request; 0 until it has one
         self.answer: Answer | None = None
         self.wake: threading.Lock | None = None  # held while its thread sleeps
@@ -69,12 +74,21 @@ class Connection:
     file's by the time of the read. Only who reads connects again.
     Rule 4: while the connection is lost and the daemon may think that we have what we let go of,
     somebody tries to reach it: a thread that waits, or else the helper.
+    Rule 5: a signal handler, or the garbage collector, may call from on top of any step. A release or
+    close that finds the lock with its own thread is put down, and done when that has let go of it,
+    before it waits or returns. Any other call goes by another session (Client._connect).
     """
 
     def __init__(
-        self, exchange: Exchange, at: SocketPath, connected: Socket, seconds: float
+        self,
+        exchange: Exchange,
+        at: SocketPath,
+        connected: Socket,
+        seconds: float,
+        level: int = 0,
     ) -> None:
-        self._lock = threading.Lock()
+        self._make_lock()
+        self._level = level  # of the calls that go by it: Caller.depth
         self._exchange = exchange
         self._calls: dict[int, _Call] = {}  # by request
         self._reading = False  # a thread reads for all
@@ -90,13 +104,17 @@ class Connection:
 
     @classmethod
     def open(
-        cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
+        cls,
+        given: str | os.PathLike[str] | None,
+        command: list[str] | None,
+        seconds: float,
+        level: int = 0,
     ) -> Connection:
         """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
         refuses with; NotYet."""
         connected = Socket()
         _, at = first_that_answers(socket_paths(given), connected.connect)
-        connection = cls(Exchange(command), at, connected, seconds)
+        connection = cls(Exchange(command), at, connected, seconds, level)
         try:
             connection._shake_hands()
         except BaseException:
@@ -104,38 +122,50 @@ class Connection:
             raise
         return connection
 
-    def acquire(self, asked: Asked, caller: object) -> wire.Granted:
+    def _make_lock(self) -> None:
+        self._lock = threading.RLock()
+        self.is_mine: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
+        self._put_down: list[Callable[[], object]] = []
+
+    def acquire(self, asked: Asked, caller: Caller) -> wire.Granted:
         """Wait for slots."""
         ends = None if asked.timeout_seconds is None else time.monotonic() + asked.timeout_seconds
         granted: wire.Granted = self._call(
-            asked.patience, self._exchange.acquire, asked, caller, ends
+            caller, asked.patience, self._exchange.acquire, asked, caller, ends
         )
         return granted
 
-    def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
+    def ask(self, kind: type[wire.Message], *fields: Any, caller: Caller) -> Answer:
         """Send a request of this kind and wait for its answer."""
-        answer: Answer = self._call(ANSWER_SECONDS, self._exchange.ask, kind, *fields)
+        answer: Answer = self._call(caller, ANSWER_SECONDS, self._exchange.ask, kind, *fields)
         return answer
 
-    def enter(self, caller: object, number: int) -> None:
+    def enter(self, caller: Caller, number: int) -> None:
         """The caller will be inside this grant's block until leave()."""
         self._exchange.enter(caller, number)
 
-    def leave(self, caller: object, number: int) -> None:
+    def leave(self, caller: Caller, number: int) -> None:
         """The caller is no longer inside this grant's block."""
         self._exchange.leave(caller, number)
 
     def release(self, number: int) -> GrantLost | None:
         """Let go of what the request has. Needs no answer. Returns why it had nothing any more, if the
         daemon has said so by now; that is looked at last, since others may wait for the slots."""
-        with self._lock:
-            lost = self._exchange.lost_grants.get(number)
-            if lost is not None or self.lost:
-                return lost
-            self._send(self._exchange.release(number))
-            self._settle_if_nobody_does()
-            if self._reading or not self._socket.has_unread():
-                return None
+        if self.is_mine():
+            self._put_down.append(functools.partial(self._release, number))
+            return self._exchange.lost_grants.get(number)
+        try:
+            with self._lock:
+                lost = self._exchange.lost_grants.get(number)
+                if lost is not None or self.lost:
+                    return lost
+                self._send(self._exchange.release(number))
+                self._settle_if_nobody_does()
+                if self._reading or not self._socket.has_unread():
+                    return None
+        finally:
+            if self._put_down:
+                self._pick_up()
         return self.lost_grant(number)
 
     def lost_grant(self, number: int) -> GrantLost | None:
@@ -143,9 +173,47 @@ class Connection:
         self._look()
         return self._exchange.lost_grants.get(number)
 
+    def stops(self, caller: Caller, asked: Asked) -> bool:
+        """Whether others may wait for this very thread, as long as it waits for what it asks for on top
+        of its call here."""
+        if self.is_mine():
+            return True
+        numbers = [call.number for call in list(self._calls.values()) if call.caller is caller]
+        return not self._exchange.names_of(caller, numbers).isdisjoint(asked.hold)
+
     def close(self, reason: str) -> None:
         """End the session."""
+        if self.is_mine():
+            self._put_down.append(functools.partial(self._close, reason))
+            return
         self._look()
+        try:
+            self._close(reason)
+        finally:
+            self._pick_up()
+
+    def forget_in_child(self) -> None:
+        """Close this process's copy of the socket; the parent's goes on."""
+        self._make_lock()
+        self.lost = unavailable(self._at, "the session is that of the parent process")
+        self._socket.close()
+
+    # What was put down: rule 5. It may be done twice, by two threads or after an interruption.
+
+    def _pick_up(self) -> None:
+        while self._put_down and not self.is_mine():
+            for do in self._put_down[:]:
+                do()
+                with contextlib.suppress(ValueError):  # another thread was there
+                    self._put_down.remove(do)  # last: an interruption leaves it to the next one
+
+    def _release(self, number: int) -> None:
+        with self._lock:
+            if not self.lost:
+                self._send(self._exchange.release(number))
+                self._settle_if_nobody_does()
+
+    def _close(self, reason: str) -> None:
         with self._lock:
             if not self.lost:
                 if self._connected and self._socket.has_ended():  # who reads has not looked yet
@@ -154,12 +222,6 @@ class Connection:
                 self._lose(unavailable(self._at, reason))
                 if unsettled:
                     settle(self._exchange, self._at)
-
-    def forget_in_child(self) -> None:
-        """Close this process's copy of the socket; the parent's goes on."""
-        self._lock = threading.Lock()
-        self.lost = unavailable(self._at, "the session is that of the parent process")
-        self._socket.close()
 
     # Sending
 
@@ -173,10 +235,14 @@ class Connection:
 
     # Waiting
 
-    def _call(self, patience: float | None, ask: Callable[..., bytes], *arguments: Any) -> Any:
+    def _call(
+        self, caller: Caller, patience: float | None, ask: Callable[..., bytes], *arguments: Any
+    ) -> Any:
         """Send a request and wait for its answer; an exception leaves nothing of it behind."""
-        call = _Call()
+        call = _Call(caller)
+        depth = caller.depth
         try:
+            caller.depth = self._level + 1
             with self._lock:
                 if self.lost:
                     raise self.lost
@@ -196,6 +262,10 @@ class Connection:
                 assert patience is not None
                 raise unavailable(self._at, self._why_no_answer(patience)) from None
             raise
+        finally:
+            caller.depth = depth
+            if self._put_down:
+                self._pick_up()
         raise answer
 
     def _why_no_answer(self, patience: float) -> str:
@@ -216,6 +286,8 @@ class Connection:
                     else:
                         wake = call.wake = threading.Lock()
                         wake.acquire()
+                if self._put_down:
+                    self._pick_up()
                 if leads:
                     self._lead(call, deadline)
                 elif not wake.acquire(timeout=-1 if deadline is None else _left(deadline)):
@@ -229,6 +301,8 @@ class Connection:
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
+            if self._put_down:
+                self._pick_up()
             if not self._socket.received:
                 if self._socket.fileno() < 0:
                     self._reconnect(deadline)
@@ -312,16 +386,26 @@ class Connection:
 
     def _look(self) -> None:
         """Take what the daemon has said by now, if no thread reads anyway."""
-        with self._lock:
-            if self._reading or self.lost or not self._socket.has_unread():
-                return
-            self._reading = True
+        if self.is_mine() or self._reading or self.lost:
+            return
+        caller = this_thread.caller
+        depth = caller.depth
+        reads = False
         try:
+            caller.depth = max(depth, self._level + 1)
+            with self._lock:
+                if self._reading or self.lost or not self._socket.has_unread():
+                    return
+                reads = self._reading = True
             if self._socket.received or self._socket.fileno() >= 0:
                 self._read()
         finally:
-            self._reading = False
-            self._hand_over()
+            if reads:
+                self._reading = False
+                self._hand_over()
+            caller.depth = depth
+            if self._put_down:
+                self._pick_up()
 
     def _take(self, data: memoryview) -> None:
         """Give these bytes to whom they answer. If an exception comes, they are taken again."""
@@ -417,7 +501,7 @@ class Connection:
             return
         if sys.is_finalizing():
             return  # no thread would start any more, and start() would wait for it; we are gone soon
-        call = self._calls[_HELPER] = _Call()
+        call = self._calls[_HELPER] = _Call(Caller())
         helper = threading.Thread(
             target=self._settle, args=(call,), name="atmost-reconnect", daemon=True
         )
@@ -494,10 +578,18 @@ class Connection:
 
     def _settle(self, call: _Call) -> None:
         """The helper thread: as one that waits until the daemon knows all that is left."""
-        self._wait(call, None)
+        this_thread.caller.depth = self._level + 1
+        try:
+            self._wait(call, None)
+        finally:
+            if call.answer is None:  # out of memory, say: another helper
+                with self._lock:
+                    self._calls.pop(_HELPER, None)
+                self._hand_over()
         if self._ends_settled:
             self.close("the session was ended")
         self._hand_over()
+        self._pick_up()
 
 
 def settle(exchange: Exchange, at: SocketPath) -> None:
@@ -537,3 +629,14 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _outlive_the_interpreter() -> None:
+    """As it ends, it collects our sockets, while a daemon thread may still be inside a block and call
+    into C. A copy that nobody closes is the process's: the kernel ends the session with that."""
+    for connection in list(_connections):
+        with contextlib.suppress(OSError):
+            os.dup(connection._socket.fileno())
+
+
+atexit.register(_outlive_the_interpreter)
