@@ -10,6 +10,7 @@ loop, leaves that to a helper thread (sync_connection.settle), which outlives th
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import socket
@@ -405,3 +406,13 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _outlive_the_interpreter() -> None:
+    """As sync_connection's: for a loop in a daemon thread."""
+    for connection in list(_connections):
+        with contextlib.suppress(OSError):
+            os.dup(connection._socket.fileno())
+
+
+atexit.register(_outlive_the_interpreter)

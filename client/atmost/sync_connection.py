@@ -400,10 +400,10 @@ class Connection:
             if self._socket.received or self._socket.fileno() >= 0:
                 self._read()
         finally:
+            caller.depth = depth
             if reads:
                 self._reading = False
                 self._hand_over()
-            caller.depth = depth
             if self._put_down:
                 self._pick_up()
 
