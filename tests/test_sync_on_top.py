@@ -271,11 +271,10 @@ def test_nothing_is_let_go_of_while_the_process_still_ends(
     """A daemon thread is inside its block, where it may be in a call into C. All that the program, and
     the interpreter, do at their exit takes a while."""
     code = """
-        import builtins
         class Late:
             def __del__(self, write=os.write, read=os.read):
                 write(1, b"all is torn down\\n"), read(0, 1)
-        builtins._late = Late()  # the last module that is
+        sys._late = Late()  # the last module that is
         inside = threading.Event()
         def work():
             with sync.concurrency(sys.argv[1]):

@@ -129,7 +129,10 @@ class Concurrency:
         self._entered: list[Entry] = []
 
     def __enter__(self) -> Grant:
-        return self._client._acquire(self._asked, this_thread.caller, self)
+        grant = self._client._acquire(self._asked, this_thread.caller, self)
+        if type(self) is Concurrency:
+            self.__class__ = _Entered
+        return grant
 
     def __exit__(
         self,
@@ -143,16 +146,13 @@ class Concurrency:
             while entry is not None and not self._take(entry):
                 entry = self._mine()
             lost = self._end(entry)
+            if not self._entered and type(self) is _Entered:
+                self.__class__ = Concurrency  # type: ignore[assignment]
         except BaseException:  # rule 1
             self._end(entry or self._mine())
             raise
         if lost is not None and error is None:
             raise lost
-
-    def __del__(self) -> None:
-        if self._entered and not sys.is_finalizing():  # then other threads may be inside
-            for entry in self._entered[:]:
-                self._end(entry)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call runs inside."""
@@ -202,6 +202,18 @@ class Concurrency:
         if entry in self._entered:  # it was interrupted before it was taken
             self._entered.remove(entry)
         return lost
+
+
+class _Entered(Concurrency):
+    """While somebody is inside. A class of its own, since Python swallows a Ctrl-C that comes in a
+    `__del__`: a block that was left as it should be has none."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        if self._entered and not sys.is_finalizing():  # then other threads may be inside
+            for entry in self._entered[:]:
+                self._end(entry)
 
 
 def _named(function: Callable[..., Any]) -> str:
