@@ -15,17 +15,19 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
-from atmostd import config, logs, recovery
+from atmostd import config, log, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
+from atmostd.declared import Word
 from atmostd.damage import Damage, Untrusted
 from atmostd.door import Door
 from atmostd.journal import Journal, JournalError
@@ -33,6 +35,7 @@ from atmostd.peer import Admins, Processes
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
+from atmostd.reloading import Reloading
 from atmostd.server import SocketError, SocketFile, serve
 from atmostd.session import Sessions
 from atmostd.settings import Settings
@@ -50,7 +53,14 @@ _log = logging.getLogger("atmostd")
 class Daemon:
     """All parts of one daemon, put together."""
 
-    def __init__(self, settings: Settings, store: Store, journal: Journal) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        journal: Journal,
+        read_again: Callable[[], Settings] | None = None,
+    ) -> None:
+        """`read_again`: the settings as the configuration file has them now. Raises ConfigInvalid."""
         self.clock = boot_time
         self.bounds = settings.bounds.within(_descriptors())
         self.refusals = Refusals(self.bounds, self.clock)
@@ -80,6 +90,10 @@ class Daemon:
         self.configuration = Configuration(
             self.registry, store, self.turn, self.clock, self._boot_id
         )
+        if read_again is not None:
+            self._reloading = Reloading(settings, read_again, self)
+            self.configuration.read_file = self._reloading.read
+            self.configuration.on_read = self._reloading.take_over
         self._started_at = self.clock()
 
     async def run(
@@ -93,6 +107,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self.configuration.reload)
         recovery.replay(recorded or (), self.registry, self.sessions)
         self.configuration.restore(saved, lost)
         if recorded is None and saved is not None and saved.boot_id == self._boot_id:
@@ -103,6 +118,9 @@ class Daemon:
             )
             self.sessions.let_holders_come_first()
         await self.turn.over()  # the limits are as they were saved; only then save them again
+        if self._settings.config_path is not None:
+            word = Word.of(self._settings.limits, self._settings.templates)
+            await self.configuration.say_at_start(word)
         await self._save_first()
         self._journal.begin(
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
@@ -248,8 +266,13 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_CANNOT_START
-    logs.set_up(settings.log_level, settings.log_format)
+    log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
     _allow_many_descriptors()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+
+    def read_again() -> Settings:
+        return Settings.read(arguments)
+
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())
     try:
@@ -258,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
             kept = Kept(store, journal)
             kept.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, store, journal, socket_file, kept))
+                runner.run(_run(settings, store, journal, socket_file, kept, read_again))
             return 0
         finally:
             socket_file.close()
@@ -269,13 +292,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _run(
-    settings: Settings, store: Store, journal: Journal, socket_file: SocketFile, kept: Kept
+    settings: Settings,
+    store: Store,
+    journal: Journal,
+    socket_file: SocketFile,
+    kept: Kept,
+    read_again: Callable[[], Settings],
 ) -> None:
     if kept.damages:
         accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
         if not accepted:
             return
-    daemon = Daemon(settings, store, journal)
+    daemon = Daemon(settings, store, journal, read_again)
     await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
 
 

@@ -43,6 +43,10 @@ class Bounds:
     implicit_limits_per_uid: int = _bound(
         config.IMPLICIT_LIMITS_PER_UID_MAX, "the same, of one user"
     )
+    template_limits: int = _bound(config.TEMPLATE_LIMITS_MAX, "limits made by templates, in all")
+    draft_entries: int = _bound(
+        config.DRAFT_ENTRIES_MAX, "limits and templates of one `atmost apply`"
+    )
     output_bytes: int = _bound(
         config.OUTPUT_BYTES_MAX,
         "of answers that a client leaves unread",

@@ -15,6 +15,8 @@ WAITERS_PER_CONNECTION_MAX = 10_000
 WAITERS_PER_LIMIT_MAX = 100_000
 IMPLICIT_LIMITS_MAX = 10_000  # all limits are written with every change
 IMPLICIT_LIMITS_PER_UID_MAX = 1_000
+TEMPLATE_LIMITS_MAX = 100_000  # each takes about two kilobytes until it is idle
+DRAFT_ENTRIES_MAX = 200_000  # of one connection, until it ends
 OUTPUT_BYTES_MAX = 1024 * 1024  # unread replies of one client; who reads never has so many
 OUTPUT_BYTES_LEAST = 2 * FRAME_BYTES_MAX  # below, a page of a listing alone could be too much
 
@@ -45,6 +47,11 @@ RECLAIM_SECONDS = (
 SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
+TEMPLATE_IDLE_SECONDS = (
+    1.0  # until a limit that a template made is looked at; its next use makes it anew
+)
+TEMPLATES_SWEPT_AT_ONCE = 500  # then others have their turn
+CHANGE_NANOSECONDS_A_TURN = 5_000_000  # many limits change at once; then others have their turn
 HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all
 USER_CHARS_MAX = 32  # as useradd(8) has it
 MESSAGE_CHARS_MAX = 500  # of an error as a frame carries it; its fields have it all

@@ -28,6 +28,9 @@ class Implicit:
     def __len__(self) -> int:
         return len(self._all)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
     def add(self, name: str, uid: int | None) -> None:
         self.discard(name)
         self._all[name] = uid
