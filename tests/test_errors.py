@@ -17,6 +17,7 @@ from atmost.errors import (
     AcquireTimeout,
     AtmostError,
     ConfigInvalid,
+    DaemonOutdated,
     DaemonUnavailable,
     GrantLost,
     InvalidValue,
@@ -89,6 +90,7 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
         DaemonUnavailable("/x y/s", "given", "there is no such socket"),
         ["/x y/s", "(given)", "there is no such socket", "atmostd --socket '/x y/s'"],
     ),
+    (DaemonOutdated("watch", 1), ["older than this client", "'watch'", "restart it"]),
     (ProtocolError("a frame of 9 bytes"), ["a frame of 9 bytes", "atmost status"]),
 ]
 ALL = [pytest.param(error, id=error.code) for error, _ in EXAMPLES]

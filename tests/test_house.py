@@ -50,6 +50,7 @@ DAEMON_ORDER = [
     "settings",
     "config_file",
     "bounds",
+    "log",
     "config",
 ]
 CLIENT_ORDER = [
@@ -173,7 +174,7 @@ def test_rules_are_pure(name: str) -> None:
         ("uvloop", {"__main__"}),
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
-        ("socket", {"server", "connection", "peer", "systemd"}),
+        ("socket", {"server", "connection", "peer", "systemd", "log"}),
         ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
     ],
 )

@@ -18,6 +18,7 @@
     ├── ConfigInvalid                          a file that declares settings or limits has mistakes
     ├── LimitsChanged                          what was to be committed was made for limits as they were
     ├── DaemonUnavailable   (ConnectionError)  no daemon answers
+    ├── DaemonOutdated                         the daemon is older than this client, and can't do that
     └── ProtocolError                          the two ends do not understand each other
 
 Rule 1: an error is its `code` and its fields; the message is made from them, on either side of the wire.
@@ -35,6 +36,7 @@ __all__ = [
     "AcquireTimeout",
     "AtmostError",
     "ConfigInvalid",
+    "DaemonOutdated",
     "DaemonUnavailable",
     "GrantLost",
     "InvalidValue",
@@ -377,6 +379,23 @@ class DaemonUnavailable(AtmostError, ConnectionError):
         self.path = path
         self.source = source
         self.reason = reason
+
+
+class DaemonOutdated(AtmostError):
+    """The daemon runs an older version, which does not know this request. `what`: the request;
+    `version`: of the protocol that the daemon speaks. Nothing was sent."""
+
+    code = "daemon_outdated"
+
+    def __init__(self, what: str, version: int) -> None:
+        super().__init__(
+            f"the daemon is older than this client (protocol version {version}) and does not know "
+            f"{what!r}; restart it, if it was upgraded since it started",
+            what=what,
+            version=version,
+        )
+        self.what = what
+        self.version = version
 
 
 class ProtocolError(AtmostError):

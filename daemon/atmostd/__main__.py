@@ -23,12 +23,13 @@ import uvloop
 from atmost import paths
 from atmost.wire import DaemonStatus
 from atmostd import config, log, recovery
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
-from atmostd.declared import Word
 from atmostd.damage import Damage, Untrusted
+from atmostd.declared import Word
 from atmostd.door import Door
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Admins, Processes
@@ -62,7 +63,7 @@ class Daemon:
     ) -> None:
         """`read_again`: the settings as the configuration file has them now. Raises ConfigInvalid."""
         self.clock = boot_time
-        self.bounds = settings.bounds.within(_descriptors())
+        self.bounds = self.bounds_within(settings.bounds)
         self.refusals = Refusals(self.bounds, self.clock)
         self.admins = Admins(settings.admin_gid)
         self.door = Door(self.bounds, self.refusals)
@@ -154,6 +155,10 @@ class Daemon:
         await self._stop_in_order()
         self._alarm.close()
         self._journal.close()
+
+    def bounds_within(self, bounds: Bounds) -> Bounds:
+        """These, as far as there are descriptors for them."""
+        return bounds.within(_descriptors())
 
     def status(self, request: int) -> DaemonStatus:
         """What the daemon says of itself."""

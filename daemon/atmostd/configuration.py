@@ -170,10 +170,12 @@ class Configuration:
             self._wake.clear()
             await self._change(self._next_batch())
             while self._inbox:
-                message, changer = self._inbox.pop(0)
-                assert not isinstance(message, ChangeMessage)
-                await self._perform(message, changer)
-                await self._change(self._next_batch())
+                message, changer = self._inbox[0]
+                if isinstance(message, ChangeMessage):
+                    await self._change(self._next_batch())
+                else:
+                    del self._inbox[0]
+                    await self._perform(message, changer)
 
     def _next_batch(self) -> list[tuple[ChangeMessage, Changer]]:
         """The changes by hand before the next message that concerns many limits."""

@@ -122,7 +122,9 @@ def changes_of_templates(draft: Uploaded, plan: Plan, now: TemplateRows) -> None
         if was == row and match not in moved:
             continue
         at = place if was is None or match in moved else 0
-        plan.changes.append(Change("template", match, _template_shown(was), _template_shown(row), at))
+        plan.changes.append(
+            Change("template", match, _template_shown(was), _template_shown(row), at)
+        )
     for row in now:
         if row.match not in after:
             plan.changes.append(Change("template", row.match, _template_shown(row), None))
@@ -135,4 +137,4 @@ def _shown(name: str, now: Declared | None) -> Declaration | None:
 
 
 def _template_shown(row: SavedTemplate | None) -> Declaration | None:
-    return row and Declaration(row.match, row.limit, row.slot_decay_per_second)
+    return None if row is None else Declaration(row.match, row.limit, row.slot_decay_per_second)

@@ -54,9 +54,7 @@ class Reloading:
             self._next = await asyncio.to_thread(self._read)
         except ConfigInvalid as error:
             for mistake in error.mistakes:
-                _log.error(
-                    "not reloaded: %s: %s", error.path, mistake, extra={"bounded": True}
-                )
+                _log.error("not reloaded: %s: %s", error.path, mistake, extra={"bounded": True})
             raise
         path = str(self._next.config_path)
         if self._next.config_path is None:

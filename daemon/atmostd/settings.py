@@ -62,7 +62,7 @@ class Settings:
         given = parser.parse_args(arguments)
         path = given.config or default_path()
         said = FileSettings()
-        if given.config or path.exists():
+        if given.config or os.path.exists(path):  # also where we may not even look
             said = config_file.parse(str(path), read_file(str(path)))
         else:
             path = None
