@@ -73,6 +73,11 @@ class Reader:
             if section not in SECTIONS:
                 self.wrong(section, 0, "", _unknown("section", section, SECTIONS))
 
+    @property
+    def names(self) -> list[str]:
+        """Of the sections that the file has."""
+        return list(self._tables)
+
     def section(self, name: str) -> Table:
         """The section of that name; an empty one if the file has none."""
         found = self._tables.get(name, {})
@@ -277,7 +282,7 @@ def _lines_of(text: str, tables: dict[str, Any]) -> dict[tuple[str, int, str], i
     found: dict[tuple[str, int, str], int] = {}
     counts: dict[str, int] = {}
     section, index = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.fullmatch(line):
             section = header[2]
             index = counts.get(section, 0) if header[1] == "[[" else 0

@@ -31,6 +31,10 @@ COMMANDS = {
     "status": "status",
     "recover": "recover",
     "sockname": "status",
+    "apply": "apply",
+    "export": "apply",
+    "templates": "apply",
+    "daemon": "daemon",
 }
 
 HELP = """\
@@ -46,6 +50,9 @@ limits
   enable NAME...            enforce limits
   disable NAME...           let everyone through, until enabled again
   delete NAME...            delete limits
+  apply -f FILE             make limits and templates what a file says
+  export                    write limits and templates as such a file
+  templates                 list what is made of names on their first use
 
 slots
   run NAME... -- COMMAND    wait for slots, then become COMMAND and hold them until it ends
@@ -54,6 +61,7 @@ slots
 the daemon
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
+  daemon reload             have it read its configuration file again
   recover                   what it kept and cannot trust, and going on without that
 
 options
