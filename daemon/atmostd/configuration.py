@@ -52,6 +52,7 @@ from atmostd.registry import Registry
 from atmostd.snapshot import SavedLimit, State
 from atmostd.store import Store
 from atmostd.ticket import Delete, Edit
+from atmostd.tokens import Tokens
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
@@ -83,39 +84,44 @@ class Configuration:
     """Ask for a change; the asker is told when it is durable and in force, or why not."""
 
     def __init__(
-        self, registry: Registry, store: Store, turn: Turn, clock: Clock, boot_id: str
+        self,
+        registry: Registry,
+        store: Store,
+        tokens: Tokens,
+        turn: Turn,
+        clock: Clock,
+        boot_id: str,
     ) -> None:
         self.trouble = ""  # why the state on disk is out of date; empty when it is not
         self._registry = registry
         self._store = store
+        self._tokens = tokens
         self._turn = turn
         self._clock = clock
         self._boot_id = boot_id
         self.read_file: Callable[[], Awaitable[tuple[str, Word | None]]] = _no_file
         self.on_read = _nothing_else  # limits and templates are in force; now the rest of it
         self._inbox: list[tuple[ChangeMessage | GreatMessage, Changer]] = []
-        self._version = (
-            1  # of limits and templates as they were set; two editors are told apart by it
-        )
+        self._version = 1  # of what was set: whether a plan was made for limits as they are
         self._unsaved = False  # something changed that nobody waits for
         self._stopping = False
         self._wake = asyncio.Event()
         self._due: asyncio.TimerHandle | None = None  # a save that needs no haste
         registry.on_spent = self._save_later
         registry.on_implicit = self._save_soon
-        registry.on_tokens_low = self._save_soon
+        registry.on_tokens_low = self._tokens_are_low
 
     def restore(self, state: State | None, lost: bool = False) -> None:
         """Make true what was saved, over what the journal has brought back (recovery.py, rule 3).
         `lost`: it is not what was saved last."""
         registry = self._registry
-        if lost:
+        mark = max(state.token_mark if state is not None else 0, self._store.token_mark or 0)
+        if lost or self._store.token_mark is None:
             # Which tokens were given is not known. Microseconds since 1970 are more than ever could be.
-            registry.next_token = max(registry.next_token, time.time_ns() // 1000)
+            mark = max(mark, time.time_ns() // 1000)
+        self._tokens.begin(mark)
         if state is None:
             return
-        registry.next_token = max(registry.next_token, state.token_mark)
-        registry.tokens_low_at = state.token_mark
         self._take_word(
             Word({said.name: said for said in state.said_limits}, tuple(state.said_templates)),
             tuple(state.templates),
@@ -161,10 +167,17 @@ class Configuration:
         """Read the configuration file again; what comes of it is in the log."""
         self.ask(Reload(0), _OnlyLog())
 
-    async def save(self, tokens_reserved: int = config.TOKENS_RESERVED) -> None:
+    async def save(self) -> None:
         """Write what is true now. Raises OSError."""
         registry = self._registry
-        await self._write({}, registry.word, registry.templates.rows, tokens_reserved)
+        await self._write({}, registry.word, registry.templates.rows)
+
+    def can_go_on_unsaved(self) -> bool:
+        """Whether there are fencing tokens though the first save failed. Then the next try will come."""
+        if not self._tokens.some_are_left():
+            return False
+        self._save_later()
+        return True
 
     async def run(self) -> None:
         """Take what is in the inbox, again and again, until stop()."""
@@ -395,11 +408,7 @@ class Configuration:
     # The state on disk
 
     async def _write(
-        self,
-        draft: Mapping[str, Declared | None],
-        word: Word,
-        templates: TemplateRows,
-        tokens_reserved: int = config.TOKENS_RESERVED,
+        self, draft: Mapping[str, Declared | None], word: Word, templates: TemplateRows
     ) -> None:
         limits: list[SavedLimit] = []
         await self._bit_by_bit(self._limits_saved(draft, limits))
@@ -409,7 +418,7 @@ class Configuration:
             boot_id=self._boot_id,
             boot_time=self._clock(),
             wall_time=time.time_ns(),
-            token_mark=self._registry.next_token + tokens_reserved,
+            token_mark=self._tokens.next_mark,
             limits=limits,
             templates=list(templates),
             said_limits=list(word.limits.values()),
@@ -422,11 +431,20 @@ class Configuration:
             if not self.trouble:
                 _log.error("cannot save the state to %s: %s", self._store.path, reason)
             self.trouble = f"the state cannot be saved to {self._store.path}: {reason}"
+            if self._tokens.are_low:
+                await self._set_tokens_aside()
             raise
         if self.trouble:
             _log.warning("the state is saved again to %s", self._store.path)
             self.trouble = ""
-        self._registry.tokens_low_at = state.token_mark - tokens_reserved // 2
+        self._tokens.set_aside(state.token_mark)
+
+    async def _set_tokens_aside(self) -> None:
+        """A full disk has no room for the state, but it has for this."""
+        mark = self._tokens.next_mark
+        with contextlib.suppress(OSError):
+            await self._store.set_token_mark(mark)
+            self._tokens.set_aside(mark)
 
     def _limits_saved(
         self, draft: Mapping[str, Declared | None], limits: list[SavedLimit]
@@ -450,7 +468,12 @@ class Configuration:
         """Levels need no haste, nor does a disk that has just refused."""
         if self._due is None:
             loop = asyncio.get_running_loop()
-            self._due = loop.call_later(config.LEVELS_SAVE_SECONDS, self._save_now)
+            seconds = config.STATE_RETRY_SECONDS if self.trouble else config.LEVELS_SAVE_SECONDS
+            self._due = loop.call_later(seconds, self._save_now)
+
+    def _tokens_are_low(self) -> None:
+        self._tokens.count()
+        self._save_soon()
 
     def _save_soon(self) -> None:
         if self.trouble:
