@@ -35,7 +35,7 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY = (commands(block) for block in blocks("console"))
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, FROM_A_FILE = (commands(block) for block in blocks("console"))
 
 
 class Shell:
@@ -48,7 +48,7 @@ class Shell:
             _script(tools / name, f'exec {shlex.quote(sys.executable)} -m {name} "$@"')
         for name in SCRIPTS:
             _script(folder / name, "exit 0")
-        self._folder = folder
+        self.folder = folder
         self._environment = daemon.environment()
         self._environment["PATH"] = f"{tools}:{os.environ['PATH']}"
         self._behind: list[subprocess.Popen[str]] = []
@@ -76,7 +76,7 @@ class Shell:
         return subprocess.Popen(
             command,
             shell=True,
-            cwd=self._folder,
+            cwd=self.folder,
             env=self._environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -145,6 +145,15 @@ def _has_tickets(client: Client, count: int) -> bool:
 def test_every_day(shell: Shell) -> None:
     for command in EVERY_DAY:
         shell.run(command)
+
+
+def test_limits_in_a_file(shell: Shell) -> None:
+    (toml,) = blocks("toml")
+    (shell.folder / "limits.toml").write_text(toml)
+    printed = [shell.run(command) for command in FROM_A_FILE]
+    assert "3 new, 0 changed, 0 deleted; nothing was done (--dry-run)" in printed[0]
+    assert printed[3] == "user-*\t3\t2\thand\t-\n"
+    assert printed[-1] == "atmost: nothing to change: all is as the file says\n"
 
 
 def test_snippets(daemon: RunningDaemon) -> None:
