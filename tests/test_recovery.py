@@ -37,7 +37,7 @@ STEP = st.tuples(
             *["release"] * 3,
             *["turn"] * 4,
             *["sleep"] * 2,
-            *("create", "edit", "edit", "delete", "checkpoint", "read"),
+            *("create", "edit", "edit", "delete", "checkpoint", "read", "sweep"),
             *("leave", "detach", "attach", "keep", "resume", "kill"),
         ]
     ),
@@ -178,6 +178,10 @@ class Script:
     def _read(self, *_: int) -> None:
         for actor in self.world.registry.actors.values():
             actor.limit.active_slots(self.world.now)
+
+    def _sweep(self, *_: int) -> None:
+        """Limits that a template has made are looked at."""
+        self.world.registry._templated._sweep()
 
     def _turn(self, *_: int) -> None:
         """Handled by whoever runs the script."""

@@ -306,8 +306,8 @@ COMMANDS = {
     "apply": Command(
         "-f FILE [--dry-run] [--prune] [--json]",
         """\
-Make limits and templates what FILE says, all in one step or nothing. What changes is written, a line
-for each:
+Make limits and templates what FILE says, all in one step or nothing. What changes is written, a
+line for each:
 
   + api: limit 10, 100/min, active            new
   ~ database: limit 5 -> 7                    changed; who fits then goes
@@ -319,8 +319,8 @@ that requests have made are never pruned. `atmost export` writes such a file.
 --json writes a list of objects with change (+ ~ -), kind (limit or template), name, was, becomes
 (objects with limit, slot_decay_per_second, active; or null), and place (of a template that moves).
 
-Exit code: 0 it is so, also if nothing had to change; 1 nothing was applied, and stderr says why, with
-each mistake of FILE; 2 wrong arguments.""",
+Exit code: 0 it is so, also if nothing had to change; 1 nothing was applied, and stderr says why,
+with each mistake of FILE; 2 wrong arguments.""",
         _apply_options,
         apply,
         failure=EXIT_NOT_APPLIED,

@@ -44,8 +44,8 @@ COMMANDS = {
     "daemon": Command(
         "reload",
         """\
-reload   read the configuration file again, as SIGHUP does. A file with a mistake changes nothing, and
-         every mistake is told. Socket and folders change at the next start only.
+reload   read the configuration file again, as SIGHUP does. A file with a mistake changes nothing,
+         and every mistake is told. Socket and folders change at the next start only.
 
 Exit code: 0 done; 1 failed, and stderr says why; 2 wrong arguments.""",
         no_options,
