@@ -446,3 +446,33 @@ def test_a_change_that_cannot_be_saved_is_not_made(daemon: RunningDaemon) -> Non
         blocked.rmdir()
         client._ask(wire.Commit, False, version)
         wait_until(lambda: len(limits(daemon)) == 2)
+
+
+def test_others_are_served_while_many_limits_change(
+    daemon: RunningDaemon, atmost: Atmost, tmp_path: Path
+) -> None:
+    many = tmp_path / "many.toml"
+    served: list[int] = []
+    ends = threading.Event()
+
+    def neighbour() -> None:
+        with daemon.client() as client:
+            while not ends.is_set():
+                client.acquire("neighbour").release()
+                served.append(client.status().limits)
+
+    with daemon.client() as client:
+        client.create_limit("neighbour", 1)
+    thread = threading.Thread(target=neighbour)
+    thread.start()
+    try:
+        for limit in (1, 2):
+            many.write_text(
+                "".join(f'[[limit]]\nname = "n{n}"\nlimit = {limit}\n' for n in range(5_000))
+            )
+            assert atmost("apply", "-f", str(many))[0] == 0
+    finally:
+        ends.set()
+        thread.join()
+    assert any(1 < count < 5_001 for count in served), "it was kept waiting until all were made"
+    assert set(limits(daemon).values()) == {(2, 0.0, True), (1, 0.0, True)}

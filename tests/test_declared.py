@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -11,6 +15,9 @@ import pytest
 
 from atmost import errors, wire
 from atmost.sync import Client, Limit
+from tests.bounded import NOBODY, effective
+from tests.protocol_client import Client as Foreign
+from tests.protocol_client import Failed
 from tests.support import RunningDaemon, wait_until
 
 TWO = """
@@ -358,3 +365,34 @@ def test_client_sees_templates(daemon: Configured) -> None:
         page = client._ask(wire.ListTemplates)
         assert isinstance(page, wire.Templates)
         assert page.templates == [wire.TemplateRecord("user-*", 2, 1.0, "file", "")]
+
+
+def test_socket_and_admins_of_groups() -> None:
+    """Whose members may connect, and whose may change limits: the latter also after a reload."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    folder = Path(tempfile.mkdtemp(prefix="atmost-"))
+    folder.chmod(0o755)
+    running = Configured(folder)
+    socket = f'[socket]\nmode = "0660"\ngroup = "{NOBODY}"\n'
+    running.says(socket)
+    running.start()
+    try:
+        found = running.socket.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, NOBODY)
+        running.socket.chmod(0o666)
+        for change, may in (("", False), (f"[admin]\ngroup = {os.getegid()}\n", True)):
+            running.reload(socket + change)
+            with effective(NOBODY):
+                client = Foreign(str(running.socket))
+            try:
+                if may:
+                    client.ask("create_limit", "theirs", 1)
+                else:
+                    with pytest.raises(Failed):
+                        client.ask("create_limit", "theirs", 1)
+            finally:
+                client.close()
+    finally:
+        running.stop()
+        shutil.rmtree(folder)

@@ -37,6 +37,7 @@ DAEMON_ORDER = [
     "refusals",
     "turn",
     "clock",
+    "garbage",
     "store",
     "journal",
     "place",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -47,6 +46,7 @@ from atmostd.declared import (
     templates_after,
 )
 from atmostd.drafts import Plan, Uploaded, changes_of_limits, changes_of_templates
+from atmostd.garbage import collected_later
 from atmostd.listing import declared_of, limit_record, page_of_changes
 from atmostd.registry import Registry
 from atmostd.snapshot import SavedLimit, State
@@ -272,6 +272,10 @@ class Configuration:
 
     async def _reload(self) -> None:
         """Raises ConfigInvalid or StateNotSaved; then all is as it was."""
+        with collected_later():
+            await self._read_and_say()
+
+    async def _read_and_say(self) -> None:
         path, word = await self.read_file()
         if word is None:
             _log.info("there is no configuration file at %s, and there was none", path)
@@ -286,12 +290,13 @@ class Configuration:
 
     async def say_at_start(self, word: Word) -> None:
         """What the file says when the daemon starts; save() is what makes it durable."""
-        steps = await self._news(word)
-        for name, declared in steps:
-            self._put_in_force(name, declared)
-        self._take_word(word, self._templates_after(word))
-        await self._turn.over()
-        await self._bit_by_bit(self._edit_templated())
+        with collected_later():
+            steps = await self._news(word)
+            for name, declared in steps:
+                self._put_in_force(name, declared)
+            self._take_word(word, self._templates_after(word))
+            await self._turn.over()
+            await self._bit_by_bit(self._edit_templated())
         if steps:
             _log.info("%d limits are as the configuration file says now", len(steps))
 
@@ -336,7 +341,7 @@ class Configuration:
             self._unsaved = True
             self._save_later()
             raise StateNotSaved(str(self._store.path), error.strerror or str(error)) from error
-        with collecting_later(len(steps)):
+        with collected_later() if len(steps) > GREAT_CHANGE else contextlib.nullcontext():
             await self._bit_by_bit(self._put_all_in_force(steps))
             await self._turn.over()
         if rows != registry.templates.rows or word is not None:
@@ -550,21 +555,6 @@ class _OnlyLog:
     def answered(self, answer: Message) -> None: ...
 
     def failed(self, request: int, error: AtmostError) -> None: ...
-
-
-@contextlib.contextmanager
-def collecting_later(count: int) -> Iterator[None]:
-    """While so many limits are made or changed, Python does not look for garbage, and what has come to
-    stay it never looks at again: with 100,000 limits each look stops everybody for half a second."""
-    if count < GREAT_CHANGE:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 async def _no_file() -> tuple[str, Word | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -20,6 +21,7 @@ from atmostd.peer import Admins
 from atmostd.registry import Registry
 from atmostd.settings import Settings
 
+SWITCH_SECONDS = 0.000_2  # until the loop has its turn while the file is read
 NEEDS_RESTART = ("socket", "socket_mode", "socket_gid", "state_dir", "runtime_dir")
 
 _log = logging.getLogger(__name__)
@@ -51,15 +53,23 @@ class Reloading:
         logged."""
         try:
             # In a thread: a long file takes seconds, and others have their turn meanwhile.
-            self._next = await asyncio.to_thread(self._read)
+            self._next, word = await asyncio.to_thread(self._read_patiently)
         except ConfigInvalid as error:
             for mistake in error.mistakes:
                 _log.error("not reloaded: %s: %s", error.path, mistake, extra={"bounded": True})
             raise
         path = str(self._next.config_path)
-        if self._next.config_path is None:
-            return path, None
-        return path, Word.of(self._next.limits, self._next.templates)
+        return path, None if self._next.config_path is None else word
+
+    def _read_patiently(self) -> tuple[Settings, Word]:
+        """In a thread of its own. Nobody shall wait for it longer than for anything else."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            settings = self._read()
+            return settings, Word.of(settings.limits, settings.templates)
+        finally:
+            sys.setswitchinterval(before)
 
     def _read(self) -> Settings:
         before = self.settings.config_path
