@@ -15,7 +15,7 @@ from atmost.errors import ConfigInvalid
 from atmost.wire import Declaration, TemplateDeclaration
 from atmostd.bounds import Bounds
 from atmostd.config_file import FileSettings, parse
-from atmostd.settings import EXIT_CONFIG, Settings, default_path
+from atmostd.settings import EXIT_CONFIG, Settings, arguments_parser, default_path
 
 WHOLE = b"""
 [socket]
@@ -231,10 +231,14 @@ def test_a_pipe_that_nobody_writes_to_hangs_nobody(tmp_path: Path) -> None:
     assert declarations.read_file(str(tmp_path / "pipe")) == b""
 
 
+def settings_of(arguments: list[str]) -> Settings:
+    return Settings.of(arguments_parser().parse_args(arguments))
+
+
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     path = tmp_path / "atmostd.toml"
     path.write_bytes(WHOLE)
-    settings = Settings.read(["--config", str(path)])
+    settings = settings_of(["--config", str(path)])
     assert settings.config_path == path
     assert (settings.socket, settings.socket_mode) == (Path("/run/atmost/atmost.sock"), 0o660)
     assert (settings.admin_gid, settings.socket_gid, settings.idle_seconds) == (8, 7, 60)
@@ -250,20 +254,20 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
         "--bound",
         "connections=99",
     ]
-    settings = Settings.read(["--config", str(path), *words])
+    settings = settings_of(["--config", str(path), *words])
     assert (settings.socket, settings.state_dir) == (Path("/a/s"), Path("/b"))
     assert settings.runtime_dir == Path("/run/atmost")
     assert settings.admin_gid == 0
     assert settings.bounds == Bounds(connections=99, hello_seconds=2.0)
-    assert Settings.read(["--config", os.devnull]).log_level == "info"
+    assert settings_of(["--config", os.devnull]).log_level == "info"
 
 
 def test_bounds_that_cannot_be_together(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("[bounds]\nconnections = 3\n")
     with pytest.raises(ConfigInvalid, match="connections_kept=16 leaves nobody else any of"):
-        Settings.read(["--config", str(path)])
-    settings = Settings.read(["--config", str(path), "--bound", "connections_kept=1"])
+        settings_of(["--config", str(path)])
+    settings = settings_of(["--config", str(path), "--bound", "connections_kept=1"])
     assert settings.bounds.connections == 3
 
 

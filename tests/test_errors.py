@@ -243,4 +243,11 @@ def test_time_out_in_no_line_has_place_0() -> None:
 
 def test_default_paths_are_started_without_a_path() -> None:
     error = DaemonUnavailable("/run/atmost/atmost.sock", "default, of the system", "none there")
-    assert str(error).endswith("start one with: atmostd")
+    assert str(error).endswith("start one with: atmost daemon start")
+
+
+def test_advice_of_its_own_crosses_process_borders() -> None:
+    error = DaemonUnavailable("/s", "default, of the user", "it does not run", "ask somebody")
+    assert str(error).endswith("it does not run; ask somebody")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.advice) == (str(error), "ask somebody")

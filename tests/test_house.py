@@ -24,6 +24,7 @@ DAEMON_ORDER = [
     "recovery",
     "session",
     "door",
+    "idle",
     "peer",
     "decoding",
     "configuration",
@@ -55,6 +56,7 @@ DAEMON_ORDER = [
     "bounds",
     "log",
     "config",
+    "background",
 ]
 CLIENT_ORDER = [
     "__main__",
@@ -65,6 +67,7 @@ CLIENT_ORDER = [
     "asyncio_connection",
     "sync_connection",
     "sync_socket",
+    "starting",
     "exchange",
     "reconnecting",
     "asked",

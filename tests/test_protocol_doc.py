@@ -166,7 +166,9 @@ def test_the_page_names_the_fields_of_each_error(line: dict[str, Any]) -> None:
         assert told == ERRORS[line["code"]][1]
     for kind in AtmostError.__subclasses__():
         if kind.code == line["code"]:
-            assert list(line["fields"]) == list(inspect.signature(kind).parameters)
+            fields = inspect.signature(kind).parameters.values()
+            expected = [f.name for f in fields if f.default is f.empty or f.name in line["fields"]]
+            assert list(line["fields"]) == expected
 
 
 def plain_type(value: Any) -> str:

@@ -19,6 +19,7 @@ import atmost
 import dev
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+from tests.support_user import User
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,7 +36,9 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY, FROM_A_FILE = (commands(block) for block in blocks("console"))
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, FROM_A_FILE, LAPTOP = (
+    commands(block) for block in blocks("console")
+)
 
 
 class Shell:
@@ -113,13 +116,14 @@ def test_installs(tmp_path: Path) -> None:
             check=True,
         )
         assert ran.stdout == f"{module} {atmost.__version__}\n"
+    for page in ("man1/atmost.1", "man8/atmostd.8"):
+        assert (tmp_path / "share/man" / page).read_text() == (ROOT / "man" / page[5:]).read_text()
 
 
 def test_first_minute(daemon: RunningDaemon, shell: Shell) -> None:
     """The third job gets its turn when the limit is raised, as the page shows."""
-    install, start, *session = FIRST_MINUTE
+    install, *session = FIRST_MINUTE
     assert install == "pip install '.[daemon]'"  # test_installs
-    assert start == "atmostd &"  # the fixture's
     client = daemon.client()
     runs = 0
     for command in session:
@@ -145,6 +149,18 @@ def _has_tickets(client: Client, count: int) -> bool:
 def test_every_day(shell: Shell) -> None:
     for command in EVERY_DAY:
         shell.run(command)
+
+
+def test_on_a_laptop(tmp_path: Path) -> None:
+    """Of somebody who has no daemon yet."""
+    user = User(tmp_path)
+    try:
+        for command in LAPTOP:
+            _, *words = shlex.split(command)
+            assert user.atmost(*words).code == 0, command
+        assert user.starts() == 3
+    finally:
+        user.close()
 
 
 def test_limits_in_a_file(shell: Shell) -> None:

@@ -199,10 +199,12 @@ class Client:
         *,
         reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
+        _start: bool = True,
     ) -> None:
         self._socket_path = socket_path
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
+        self._start = _start  # a daemon, if none is there and one may be
         self._connection: Connection | None = None  # of the loop that was seen last
         self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
         self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
@@ -399,7 +401,7 @@ class Client:
             if connection is None:
                 self._forget_closed_loops()
                 connection = await Connection.open(
-                    self._socket_path, self._command, self._reconnect_seconds
+                    self._socket_path, self._command, self._reconnect_seconds, self._start
                 )
                 self._connection = self._connections[loop] = connection
             return connection

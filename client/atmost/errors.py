@@ -369,25 +369,26 @@ class LimitsChanged(AtmostError):
 
 
 class DaemonUnavailable(AtmostError, ConnectionError):
-    """No daemon answers. `path`: the socket that was tried; `source`: where that path came from."""
+    """No daemon answers. `path`: the socket that was tried; `source`: where that path came from;
+    `advice`: what to do next, where that is not simply to start one there."""
 
     code = "daemon_unavailable"
 
-    def __init__(self, path: str, source: str, reason: str) -> None:
+    def __init__(self, path: str, source: str, reason: str, advice: str = "") -> None:
+        is_default = source.startswith("default")
+        command = "atmost daemon start" if is_default else f"atmostd --socket {shlex.quote(path)}"
         super().__init__(
-            f"no atmost daemon at {path} ({source}): {reason}; start one with: "
-            + (
-                "atmostd"
-                if source.startswith("default")
-                else f"atmostd --socket {shlex.quote(path)}"
-            ),
+            f"no atmost daemon at {path} ({source}): {reason}; "
+            + (advice or f"start one with: {command}"),
             path=path,
             source=source,
             reason=reason,
+            **({"advice": advice} if advice else {}),
         )
         self.path = path
         self.source = source
         self.reason = reason
+        self.advice = advice
 
 
 class DaemonOutdated(AtmostError):

@@ -37,6 +37,7 @@ HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a milliseco
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
 RECONNECT_SECONDS = 30.0  # a restart takes well under a second; this is for a host under load
 RECEIVE_BYTES = 64 * 1024
+HANG_UPS_MAX = 5  # of daemons at a default place; then it is no daemon that leaves
 SEEN_MAX = 1000  # told in one frame: at most 5 bytes each
 
 Answer = (
@@ -55,6 +56,11 @@ Answer = (
 
 class AskedTwice(Exception):
     """The cause of a LimitExists, when the create was sent a second time: it may have made the limit."""
+
+
+class HungUp(Exception):
+    """The cause of a DaemonUnavailable, when what was there hung up before its welcome: perhaps a
+    daemon that was just leaving."""
 
 
 class Exchange:
@@ -296,6 +302,20 @@ def _again(message: wire.Acquire, ends: float | None, now: float) -> wire.Acquir
 def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
     """No daemon answers at this path."""
     return DaemonUnavailable(at.path, at.source, reason)
+
+
+def hung_up(at: SocketPath) -> DaemonUnavailable:
+    """It closed the connection before its welcome."""
+    error = unavailable(at, "the daemon closed the connection")
+    error.__cause__ = HungUp()
+    return error
+
+
+def was_leaving(error: BaseException) -> bool:
+    """Whether a daemon may have gone in the very moment in which we came."""
+    return isinstance(error, DaemonUnavailable) and isinstance(
+        error.__cause__, HungUp | ConnectionResetError | BrokenPipeError
+    )
 
 
 def said_by(at: SocketPath, error: AtmostError) -> AtmostError:

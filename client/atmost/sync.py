@@ -200,10 +200,12 @@ class Client:
         *,
         reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
+        _start: bool = True,
     ) -> None:
         self._socket_path = socket_path
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
+        self._start = _start  # a daemon, if none is there and one may be
         self._connection: Connection | None = None
         self._connecting = threading.Lock()
         _clients.add(self)
@@ -387,7 +389,7 @@ class Client:
             connection = self._connection
             if connection is None or connection.lost:
                 connection = self._connection = Connection.open(
-                    self._socket_path, self._command, self._reconnect_seconds
+                    self._socket_path, self._command, self._reconnect_seconds, self._start
                 )
             return connection
 

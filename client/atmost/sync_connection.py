@@ -25,16 +25,19 @@ from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked
-from atmost.errors import AtmostError, GrantLost
+from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
+    HANG_UPS_MAX,
     HELLO_SECONDS,
     RECONNECT_SECONDS,
     Answer,
     Exchange,
     first_that_answers,
+    hung_up,
     said_by,
     unavailable,
+    was_leaving,
     why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
@@ -91,19 +94,28 @@ class Connection:
 
     @classmethod
     def open(
-        cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
+        cls,
+        given: str | os.PathLike[str] | None,
+        command: list[str] | None,
+        seconds: float,
+        start: bool = True,
     ) -> Connection:
-        """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
-        refuses with."""
-        connected = Socket()
-        _, at = first_that_answers(socket_paths(given), connected.connect)
-        connection = cls(Exchange(command), at, connected, seconds)
-        try:
-            connection._shake_hands()
-        except BaseException:
-            connected.close()
-            raise
-        return connection
+        """Connect and shake hands; `start` a daemon if none is there and one may be. Raises
+        DaemonUnavailable, ProtocolError, or what else the daemon refuses with."""
+        places = socket_paths(given)
+        hang_ups = 0
+        while True:
+            connected = Socket()
+            at = _connect(connected, places, start)
+            connection = cls(Exchange(command), at, connected, seconds)
+            try:
+                connection._shake_hands()
+                return connection
+            except BaseException as error:
+                connected.close()
+                hang_ups += 1
+                if len(places) == 1 or hang_ups == HANG_UPS_MAX or not was_leaving(error):
+                    raise
 
     def acquire(self, asked: Asked, caller: object) -> wire.Granted:
         """Wait for slots."""
@@ -298,14 +310,14 @@ class Connection:
             while not self._exchange.welcomed:
                 self._socket.receive()
                 if not self._socket.received[0]:
-                    raise unavailable(self._at, "the daemon closed the connection")
+                    raise hung_up(self._at)
                 self._exchange.receive(self._socket.piece())
                 self._socket.received.clear()
                 if self._exchange.refusal is not None:
                     raise self._exchange.refusal
             self._socket.limit(None)
         except AtmostError as error:
-            raise said_by(self._at, error) from None
+            raise said_by(self._at, error) from error.__cause__
         except OSError as error:
             raise unavailable(self._at, why_not_connected(error)) from error
 
@@ -497,6 +509,18 @@ class Connection:
         if self._ends_settled:
             self.close("the session was ended")
         self._hand_over()
+
+
+def _connect(connected: Socket, places: list[SocketPath], start: bool) -> SocketPath:
+    """Returns where. Raises DaemonUnavailable."""
+    try:
+        return first_that_answers(places, connected.connect)[1]
+    except DaemonUnavailable as none:
+        if not start or len(places) == 1:  # it was named
+            raise
+        from atmost import starting  # most clients never need it
+
+        return starting.connect(places, connected.connect, none)[1]
 
 
 def settle(exchange: Exchange, at: SocketPath) -> None:

@@ -22,7 +22,7 @@ import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
-from atmostd import config, log, recovery
+from atmostd import background, config, log, recovery
 from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
@@ -31,13 +31,14 @@ from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
 from atmostd.declared import Word
 from atmostd.door import Door
+from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Admins, Processes
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
 from atmostd.reloading import Reloading
-from atmostd.server import SocketError, SocketFile, serve
+from atmostd.server import SocketError, SocketFile, SocketTaken, serve
 from atmostd.session import Sessions
 from atmostd.settings import Settings
 from atmostd.snapshot import State
@@ -60,9 +61,7 @@ class Daemon:
         settings: Settings,
         store: Store,
         journal: Journal,
-        read_again: Callable[[], Settings] | None = None,
     ) -> None:
-        """`read_again`: the settings as the configuration file has them now. Raises ConfigInvalid."""
         self.clock = boot_time
         self.bounds = self.bounds_within(settings.bounds)
         self.refusals = Refusals(self.bounds, self.clock)
@@ -75,6 +74,7 @@ class Daemon:
         self._settings = settings
         self._journal = journal
         self._boot_id = _boot_id()
+        self._leaving = False  # because nobody is there, and not because somebody said so
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
         self.registry = Registry(
@@ -93,10 +93,12 @@ class Daemon:
         self.configuration = Configuration(
             self.registry, store, self._tokens, self.turn, self.clock, self._boot_id
         )
-        if read_again is not None:
-            self._reloading = Reloading(settings, read_again, self)
-            self.configuration.read_file = self._reloading.read
-            self.configuration.on_read = self._reloading.take_over
+        self._reloading = Reloading(settings, self)
+        self.configuration.read_file = self._reloading.read
+        self.configuration.on_read = self._reloading.take_over
+        self.idle = Idle(settings.idle_seconds, self._is_needed, self._leave)
+        self.door.first_comes = self.idle.somebody_is_there
+        self.door.last_leaves = self.idle.nobody_is_there
         self._started_at = self.clock()
 
     async def run(
@@ -105,8 +107,10 @@ class Daemon:
         saved: State | None,
         recorded: list[AnyRecord] | None,
         lost: bool,
+        listens: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve until told to stop. Raises StoreError at the very start."""
+        """Serve until told to stop; `listens` is called when it does. Raises StoreError at the very
+        start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -137,7 +141,7 @@ class Daemon:
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
         )
         recovery.go_on(self.registry)
-        server = await serve(socket_file, lambda: Connection(self))
+        server = await self._serve(socket_file)
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
         if self.bounds != self._settings.bounds:
@@ -157,8 +161,18 @@ class Daemon:
             len(self.registry.actors),
             len(self.sessions),
         )
+        listens()
+        self.idle.nobody_is_there()
         await self._stopping
         server.close()
+        while await self._somebody_came():
+            self._stopping = loop.create_future()
+            server = await self._serve(socket_file)
+            await self._stopping
+            server.close()
+        if self.idle.seconds:
+            self.idle.seconds = 0
+            socket_file.stop_listening()
         await self._hear_out()
         self.configuration.stop()
         await configuring
@@ -228,7 +242,36 @@ class Daemon:
             await self.configuration.save()
         self._tokens.stop()
 
+    def _is_needed(self) -> bool:
+        """Though there is no connection: somebody holds slots, or the files are not up to date."""
+        return bool(len(self.sessions) or self.configuration.trouble or self._journal.trouble)
+
+    def _leave(self) -> None:
+        if not self._stopping.done():
+            self._leaving = True
+            self._stopping.set_result(None)
+
+    async def _somebody_came(self) -> bool:
+        """Whether a connection was accepted as we were leaving. It may have been welcomed, so its client
+        counts on us; who is not accepted yet is hung up on, and starts the next daemon."""
+        if not self._leaving:
+            return False
+        for _ in range(2):  # an accepted connection is made in the next turn
+            await self.turn.over()
+        leaving, self._leaving = self._leaving, False  # if nobody has told us to stop meanwhile
+        if leaving and self.connections:
+            return True
+        _log.info("nobody was there for %g s: leaving", self.idle.seconds)
+        return False
+
+    async def _serve(self, socket_file: SocketFile) -> asyncio.AbstractServer:
+        """One that may leave keeps its socket, to serve who comes in that very moment."""
+        if self.idle.seconds:
+            return await serve(socket_file, lambda: Connection(self), for_now=True)
+        return await serve(socket_file, lambda: Connection(self))
+
     def _stop(self) -> None:
+        self._leaving = False
         if not self._stopping.done():
             self._stopping.set_result(None)
 
@@ -283,19 +326,18 @@ class Kept:
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon in the foreground. Returns its exit code."""
     settings = Settings.from_arguments(arguments)
+    if settings.detach:
+        background.go()
+    starter = background.Starter(settings.ready_fd)
     if not kernel_will_do(os.uname().release):
-        print(
-            f"atmostd: Linux {os.uname().release} cannot say when a process dies: "
+        return _cannot_start(
+            starter,
+            f"Linux {os.uname().release} cannot say when a process dies: "
             f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later",
-            file=sys.stderr,
         )
-        return EXIT_CANNOT_START
     log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
     _allow_many_descriptors()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-
-    def read_again() -> Settings:
-        return Settings.read(arguments)
 
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())
@@ -305,14 +347,21 @@ def main(arguments: list[str] | None = None) -> int:
             kept = Kept(store, journal)
             kept.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, store, journal, socket_file, kept, read_again))
+                runner.run(_run(settings, store, journal, socket_file, kept, starter))
             return 0
         finally:
-            socket_file.close()
             store.close()
+            socket_file.close()  # last: who gets the socket's lock gets the folders too
+    except SocketTaken as error:
+        return _cannot_start(starter, str(error), background.TAKEN)
     except (SocketError, StoreError, JournalError) as error:
-        print(f"atmostd: {error}", file=sys.stderr)
-        return EXIT_CANNOT_START
+        return _cannot_start(starter, str(error))
+
+
+def _cannot_start(starter: background.Starter, why: str, word: str = background.FAILED) -> int:
+    print(f"atmostd: {why}", file=sys.stderr)
+    starter.tell(word, why)
+    return EXIT_CANNOT_START
 
 
 async def _run(
@@ -321,14 +370,18 @@ async def _run(
     journal: Journal,
     socket_file: SocketFile,
     kept: Kept,
-    read_again: Callable[[], Settings],
+    starter: background.Starter,
 ) -> None:
+    def listens() -> None:
+        starter.tell(background.READY)
+
     if kept.damages:
+        listens()  # in a moment: the socket takes connections already
         accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
         if not accepted:
             return
-    daemon = Daemon(settings, store, journal, read_again)
-    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
+    daemon = Daemon(settings, store, journal)
+    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, listens)
 
 
 def kernel_will_do(release: str) -> bool:

@@ -23,7 +23,6 @@ OUTPUT_BYTES_LEAST = 2 * FRAME_BYTES_MAX  # below, a page of a listing alone cou
 # What the configuration file may say otherwise (settings.py).
 LOG_LEVEL = "info"
 LOG_FORMAT = "text"
-IDLE_SECONDS = 0.0  # until a daemon that nobody uses ends; 0: never
 
 # Bounds that are part of how the daemon works.
 ANSWER_NANOSECONDS_A_TURN = 2_000_000  # then others have their turn; questions can be expensive
@@ -47,6 +46,7 @@ RECLAIM_SECONDS = (
     1.0  # for holders to say so, if the journal was lost; clients come back in half of it
 )
 SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
+IDLE_SECONDS = 0.0  # until a daemon leaves that nobody needs: never, since a service is to stay
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
 TEMPLATE_IDLE_SECONDS = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from atmost.errors import ConfigInvalid
 from atmostd import log
 from atmostd.bounds import Bounds
 from atmostd.declared import Word
+from atmostd.idle import Idle
 from atmostd.peer import Admins
 from atmostd.registry import Registry
 from atmostd.settings import Settings
@@ -33,6 +33,7 @@ class Reloadable(Protocol):
     bounds: Bounds
     admins: Admins
     registry: Registry
+    idle: Idle
 
     def bounds_within(self, bounds: Bounds) -> Bounds: ...
 
@@ -40,11 +41,8 @@ class Reloadable(Protocol):
 class Reloading:
     """Reads, and remembers what is in force."""
 
-    def __init__(
-        self, settings: Settings, read_again: Callable[[], Settings], daemon: Reloadable
-    ) -> None:
+    def __init__(self, settings: Settings, daemon: Reloadable) -> None:
         self.settings = settings  # in force
-        self._read_again = read_again
         self._daemon = daemon
         self._next = settings  # read, and in force once its limits are
 
@@ -73,12 +71,7 @@ class Reloading:
 
     def _read(self) -> Settings:
         before = self.settings.config_path
-        try:
-            settings = self._read_again()
-        except SystemExit as end:
-            raise ConfigInvalid(
-                str(before), ["it can't be together with the options of the command line"]
-            ) from end
+        settings = self.settings.read_again()
         if before is not None and settings.config_path is None:
             # Its limits are not deleted by a slip of the hand; an empty file would say that.
             raise ConfigInvalid(str(before), ["it was there, and is not any more"])
@@ -91,6 +84,7 @@ class Reloading:
         for actor in daemon.registry.actors.values():
             actor.limit.waiters_max = now.bounds.waiters_per_limit
         daemon.admins.gid = now.admin_gid
+        daemon.idle.change(now.idle_seconds)
         if (now.log_level, now.log_format) != (before.log_level, before.log_format):
             log.begin(logging.getLevelNamesMapping()[now.log_level.upper()], now.log_format)
         for name in NEEDS_RESTART:

@@ -26,6 +26,10 @@ class SocketError(Exception):
     """The socket cannot be taken; the message says why and what to do."""
 
 
+class SocketTaken(SocketError):
+    """Another daemon has it."""
+
+
 class SocketFile:
     """A listening Unix socket at a path that is this daemon's alone."""
 
@@ -57,6 +61,10 @@ class SocketFile:
                 f"cannot listen on {path}: {error.strerror or error}; "
                 "mend that, or name another path with --socket"
             ) from error
+
+    def stop_listening(self) -> None:
+        """Who comes now is hung up on."""
+        self.socket.close()
 
     def close(self) -> None:
         """Take the path away, then let the next daemon have it."""
@@ -91,7 +99,7 @@ def _take_lock(path: Path) -> int:
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
-        raise SocketError(
+        raise SocketTaken(
             f"an atmostd runs on {path} already (pid {pid}); use that one, stop it with: kill {pid}"
             "; or name another path with --socket"
         ) from None

@@ -16,7 +16,7 @@ from atmost import paths
 from atmost.declarations import read_file
 from atmost.errors import ConfigInvalid, InvalidValue
 from atmost.wire import Declaration, TemplateDeclaration
-from atmostd import config, config_file
+from atmostd import background, config, config_file
 from atmostd.bounds import Bounds, bound_names, bounds_told, check_bound
 from atmostd.config_file import FileSettings, gid_of
 
@@ -41,37 +41,43 @@ class Settings:
     socket_gid: int | None = None  # whose members may connect, if the mode lets a group
     log_level: str = config.LOG_LEVEL
     log_format: str = config.LOG_FORMAT
-    idle_seconds: float = config.IDLE_SECONDS
+    idle_seconds: float = config.IDLE_SECONDS  # leave when nobody was there for so long; 0: never
+    detach: bool = False  # go to the background
+    ready_fd: int | None = None  # where to say that it listens, or why it does not
     config_path: Path | None = None  # the file that was read; None: there is none
     limits: list[Declaration] = field(default_factory=list)  # as that file declares them
     templates: list[TemplateDeclaration] = field(default_factory=list)
+    given: argparse.Namespace = field(default_factory=argparse.Namespace)  # the options
+
+    def read_again(self) -> Settings:
+        """The same options, and the configuration file as it is now. Raises ConfigInvalid."""
+        return Settings.of(self.given)
 
     @classmethod
     def from_arguments(cls, arguments: list[str] | None = None) -> Settings:
         """Read the command line and the configuration file. Exits with 2 and the usage line if the
         first is wrong, with 78 and every mistake on stderr if the second is."""
+        parser = arguments_parser()
+        given = parser.parse_args(arguments)
+        if problem := Bounds(**dict(given.bound)).problem:
+            parser.error(f"argument --bound: {problem}")
         try:
-            return cls.read(arguments)
+            return cls.of(given)
         except ConfigInvalid as error:
             _exit_with(error)
 
     @classmethod
-    def read(cls, arguments: list[str] | None = None) -> Settings:
-        """The same, but a wrong file raises ConfigInvalid."""
-        parser = _parser()
-        given = parser.parse_args(arguments)
+    def of(cls, given: argparse.Namespace) -> Settings:
+        """What the options and, as it is now, the configuration file say. Raises ConfigInvalid."""
         path = given.config or default_path()
         said = FileSettings()
         if given.config or os.path.exists(path):  # also where we may not even look
             said = config_file.parse(str(path), read_file(str(path)))
         else:
             path = None
-        of_file = Bounds(**said.bounds)  # type: ignore[arg-type]
-        if of_file.problem and not given.bound:
-            raise ConfigInvalid(str(path), [f"[bounds]: {of_file.problem}"])
         bounds = Bounds(**(said.bounds | dict(given.bound)))  # type: ignore[arg-type]
         if bounds.problem:
-            parser.error(f"argument --bound: {bounds.problem}")
+            raise ConfigInvalid(str(path), [f"[bounds]: {bounds.problem}"])
         root = os.geteuid() == 0
         runtime_dir = (
             given.runtime_dir
@@ -94,7 +100,10 @@ class Settings:
             socket_gid=said.socket_gid,
             log_level=said.log_level or config.LOG_LEVEL,
             log_format=said.log_format or config.LOG_FORMAT,
-            idle_seconds=_first(said.idle_seconds, config.IDLE_SECONDS),
+            idle_seconds=_first(given.idle_seconds, _first(said.idle_seconds, config.IDLE_SECONDS)),
+            detach=given.detach,
+            ready_fd=given.ready_fd,
+            given=given,
             config_path=path,
             limits=said.limits,
             templates=said.templates,
@@ -124,7 +133,8 @@ def _first(value: T | None, otherwise: T) -> T:
     return otherwise if value is None else value
 
 
-def _parser() -> argparse.ArgumentParser:
+def arguments_parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
     parser = argparse.ArgumentParser(
         prog="atmostd",
         description="Keep the concurrency and rate limits of this host. Runs in the foreground.\n"
@@ -159,6 +169,19 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="how much anybody may take; the names are below",
     )
+    parser.add_argument(
+        "--idle-seconds",
+        metavar="SECONDS",
+        type=_idle_seconds,
+        help="leave when there was no client for so long; 0, as it is by itself: never",
+    )
+    parser.add_argument("--detach", action="store_true", help="go to the background")
+    parser.add_argument(
+        "--ready-fd",
+        metavar="FD",
+        type=background.descriptor,
+        help="write a line to this descriptor when it listens, or else why it does not",
+    )
     parser.add_argument("--version", action="version", version=f"atmostd {paths.version()}")
     return parser
 
@@ -176,6 +199,13 @@ def _gid(text: str) -> int:
             f"there is no group {text!r}; make it, or name another by its name or number"
         )
     return gid
+
+
+def _idle_seconds(text: str) -> float:
+    seconds = _number(text)
+    if not 0 <= seconds <= config.WAIT_SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not valid: expected seconds >= 0")
+    return float(seconds)
 
 
 def _bound_given(text: str) -> tuple[str, float]:
