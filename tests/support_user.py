@@ -1,7 +1,7 @@
 """A user who has no daemon yet: folders of its own, and processes that find no others.
 
 Rule: nothing here touches the folders of who runs the tests, nor what the host has in /run/atmost or of
-systemd. Root, for whom no daemon is started by itself, becomes another user in a user namespace.
+systemd. Root becomes another user in a user namespace, where it can.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.support import PATIENCE_SECONDS, wait_until
 from tests.support_cli import Ran
@@ -38,8 +36,8 @@ def becoming_a_user() -> list[str]:
         return []
     try:
         subprocess.run([*AS_USER, "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"root cannot become a user here: {error}")
+    except (OSError, subprocess.CalledProcessError):
+        return []
     return AS_USER
 
 

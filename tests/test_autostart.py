@@ -223,15 +223,18 @@ def test_never_what_systemd_looks_after(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_never_for_root_by_itself(tmp_path: Path) -> None:
-    """Whose daemon would be the system's."""
+def test_what_root_starts_so_is_roots_own(tmp_path: Path) -> None:
+    """And not the system's: nobody else may connect."""
     user = User(tmp_path)
     user._become = []
-    done = user.atmost("ls")
-    assert done.code == 1
-    assert "none is started by itself for root" in done.err
-    assert "start one with: atmost daemon start\n" in done.err
-    assert not user.system.exists()
+    try:
+        assert user.atmost("create", "db", "--limit", "2").code == 0
+        assert stat.S_IMODE(user.socket.stat().st_mode) == 0o600
+        assert (user.state / "state").exists()
+        assert user.log_text()
+        assert not user.system.exists()
+    finally:
+        user.close()
 
 
 # ---- It cannot start

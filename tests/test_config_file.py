@@ -272,8 +272,6 @@ def test_bounds_that_cannot_be_together(tmp_path: Path) -> None:
 
 
 def test_default_places() -> None:
-    assert default_path({"CONFIGURATION_DIRECTORY": "/a:/b"}) == Path("/a/atmostd.toml")
-    if os.geteuid() == 0:
-        assert default_path({}) == Path("/etc/atmost/atmostd.toml")
-    else:
-        assert default_path({"XDG_CONFIG_HOME": "/x"}) == Path("/x/atmost/atmostd.toml")
+    assert default_path(True, {"CONFIGURATION_DIRECTORY": "/a:/b"}) == Path("/a/atmostd.toml")
+    assert default_path(True, {}) == Path("/etc/atmost/atmostd.toml")
+    assert default_path(False, {"XDG_CONFIG_HOME": "/x"}) == Path("/x/atmost/atmostd.toml")

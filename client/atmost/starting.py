@@ -1,7 +1,7 @@
 """Starting a daemon of a user's own, where there is none. Imported only when a connection failed.
 
 Rule 1: never a second one: not where a path was named, nor beside a daemon of the system or one that
-systemd looks after, even if that does not run. Nor for root by itself: root's would be the system's.
+systemd looks after, even if that does not run. What root's first command starts is root's own, too.
 Rule 2: who has the lock looks once more and then starts; all others wait for what it starts.
 Rule 3: the daemon takes nothing of ours along: no descriptor, no folder, no terminal, no session.
 Rule 4: all of it ends in time, and every error names the log.
@@ -71,14 +71,12 @@ def connect(
             none.path, none.source, f"{none.reason}; {why}", why.advice
         ) from None
     own = tried[-1]
-    return started(own, dial, ["--idle-seconds", f"{IDLE_SECONDS:g}"]), own
+    return started(own, dial, ["--user", "--idle-seconds", f"{IDLE_SECONDS:g}"]), own
 
 
 def check_may_start() -> None:
     """Raises NotStarted if no daemon is to be started without a word from anybody."""
     check_unmanaged()
-    if os.geteuid() == 0:
-        raise NotStarted("none is started by itself for root, since that would be the system's")
     if os.environ.get("ATMOST_AUTOSTART", "").lower() in ("0", "no", "off", "false"):
         raise NotStarted("none is started by itself, as ATMOST_AUTOSTART says")
     socket = f"{paths.SYSTEM_RUNTIME_DIR}/{paths.SOCKET_NAME}"
@@ -108,9 +106,9 @@ def check_unmanaged() -> None:
 def started(at: SocketPath, dial: Callable[[str], T], options: list[str]) -> T:
     """What `dial` gives for the daemon at this path, which is started with these options if there is
     none. Raises DaemonUnavailable."""
-    log = log_path()
+    log = log_path(at)
     try:
-        with _lock_file(os.path.dirname(at.path)) as lock:
+        with _lock_file(at) as lock:
             return _dial_or_start(at, dial, options, lock)
     except NotStarted as why:
         reason = f"none could be started: {why} (its log: {log})"
@@ -120,11 +118,16 @@ def started(at: SocketPath, dial: Callable[[str], T], options: list[str]) -> T:
         raise DaemonUnavailable(at.path, at.source, reason) from error
 
 
-def log_path() -> str:
-    """Where a daemon logs to that this user starts now."""
-    if os.geteuid() == 0:
+def log_path(at: SocketPath) -> str:
+    """Where a daemon logs to that this user starts at this path."""
+    if _of_system(at):
         return f"{paths.SYSTEM_STATE_DIR}/{paths.LOG_NAME}"
     return paths.user_log()
+
+
+def _of_system(at: SocketPath) -> bool:
+    """Whether it is the system's, since root starts it at no place of root's own."""
+    return os.geteuid() == 0 and os.path.dirname(at.path) != paths.user_runtime_dir()
 
 
 def _dial_or_start(at: SocketPath, dial: Callable[[str], T], options: list[str], lock: int) -> T:
@@ -139,7 +142,7 @@ def _dial_or_start(at: SocketPath, dial: Callable[[str], T], options: list[str],
         if time.monotonic() >= deadline:
             raise NotStarted(f"{why}; not within {START_SECONDS:g} s")
         if mine:
-            word, reason = _start(["--socket", at.path, *options], deadline)
+            word, reason = _start(at, options, deadline)
             if word == "ready":
                 continue  # unless it has left again
             if word != "taken":
@@ -160,8 +163,9 @@ def _taken(lock: int) -> bool:
 
 
 @contextlib.contextmanager
-def _lock_file(folder: str) -> Iterator[int]:
-    _own_folder(folder, 0o755 if os.geteuid() == 0 else 0o700)
+def _lock_file(at: SocketPath) -> Iterator[int]:
+    folder = os.path.dirname(at.path)
+    _own_folder(folder, 0o755 if _of_system(at) else 0o700)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock = os.open(os.path.join(folder, LOCK_NAME), flags, 0o600)
     try:
@@ -196,16 +200,16 @@ def _own_folder(folder: str, mode: int) -> None:
             raise NotStarted(f"{folder} is no folder", "move it away")
 
 
-def _start(arguments: list[str], deadline: float) -> tuple[str, str]:
+def _start(at: SocketPath, options: list[str], deadline: float) -> tuple[str, str]:
     """Start one. Returns its first word, and what came behind that. Raises NotStarted or OSError."""
     command = daemon_command()
-    log = _open_log()
+    log = _open_log(log_path(at))
     begins = os.fstat(log).st_size
     ours, theirs = os.pipe()
     process = None
     try:
         process = subprocess.Popen(
-            [*command, *arguments, "--detach", "--ready-fd", str(theirs)],
+            [*command, "--socket", at.path, *options, "--detach", "--ready-fd", str(theirs)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -246,8 +250,7 @@ def daemon_command() -> list[str]:
     return [found]
 
 
-def _open_log() -> int:
-    path = log_path()
+def _open_log(path: str) -> int:
     _own_folder(os.path.dirname(path), 0o700)
     with contextlib.suppress(FileNotFoundError):
         if os.lstat(path).st_size > LOG_BYTES_MAX:

@@ -69,7 +69,8 @@ class Settings:
     @classmethod
     def of(cls, given: argparse.Namespace) -> Settings:
         """What the options and, as it is now, the configuration file say. Raises ConfigInvalid."""
-        path = given.config or default_path()
+        of_system = os.geteuid() == 0 and not given.user
+        path = given.config or default_path(of_system)
         said = FileSettings()
         if given.config or os.path.exists(path):  # also where we may not even look
             said = config_file.parse(str(path), read_file(str(path)))
@@ -78,23 +79,22 @@ class Settings:
         bounds = Bounds(**(said.bounds | dict(given.bound)))  # type: ignore[arg-type]
         if bounds.problem:
             raise ConfigInvalid(str(path), [f"[bounds]: {bounds.problem}"])
-        root = os.geteuid() == 0
         runtime_dir = (
             given.runtime_dir
             or said.runtime_dir
-            or Path(paths.SYSTEM_RUNTIME_DIR if root else paths.user_runtime_dir())
+            or Path(paths.SYSTEM_RUNTIME_DIR if of_system else paths.user_runtime_dir())
         )
         state_dir = (
             given.state_dir
             or said.state_dir
-            or Path(paths.SYSTEM_STATE_DIR if root else paths.user_state_dir())
+            or Path(paths.SYSTEM_STATE_DIR if of_system else paths.user_state_dir())
         )
         return cls(
             socket=given.socket or said.socket or runtime_dir / paths.SOCKET_NAME,
             state_dir=state_dir,
             runtime_dir=runtime_dir,
             # Anyone on the host may use a system daemon's limits; not change them.
-            socket_mode=_first(said.socket_mode, 0o666 if root else 0o600),
+            socket_mode=_first(said.socket_mode, 0o666 if of_system else 0o600),
             bounds=bounds,
             admin_gid=said.admin_gid if given.admin_group is None else given.admin_group,
             socket_gid=said.socket_gid,
@@ -110,12 +110,12 @@ class Settings:
         )
 
 
-def default_path(environ: Mapping[str, str] = os.environ) -> Path:
+def default_path(of_system: bool, environ: Mapping[str, str] = os.environ) -> Path:
     """Where the configuration file is if nobody names another; it need not be there."""
     of_unit = environ.get("CONFIGURATION_DIRECTORY", "").partition(":")[0]  # systemd.exec(5)
     if os.path.isabs(of_unit):
         return Path(of_unit) / FILE_NAME
-    if os.geteuid() == 0:
+    if of_system:
         return Path(SYSTEM_CONFIG_DIR) / FILE_NAME
     base = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(base):
@@ -146,9 +146,14 @@ def arguments_parser() -> argparse.ArgumentParser:
         "--config",
         metavar="FILE",
         type=_path,
-        help=f"the configuration file; else {default_path()}, if it is there",
+        help=f"the configuration file; else {default_path(os.geteuid() == 0)}, if it is there",
     )
     parser.add_argument("--socket", metavar="PATH", type=_path, help="listen here")
+    parser.add_argument(
+        "--user",
+        action="store_true",
+        help="be root's own, in the folders and with the rights of any user's",
+    )
     parser.add_argument(
         "--state-dir", metavar="DIR", type=_path, help="limits and levels, kept over reboots"
     )

@@ -29,6 +29,7 @@ EXIT_FAILED = 1
 STOP_SECONDS = 20.0  # a daemon gives its clients a second, and its disk has to answer
 
 _UNIT = re.compile(rb"/(atmostd[^/\n]*\.service)$", re.MULTILINE)
+_FLAGS = ("--detach", "--user")  # options of the daemon that take no value
 _PEERCRED = struct.Struct("3i")
 
 
@@ -71,7 +72,7 @@ def restart(given: Namespace) -> int:
         given.behind = given.behind or _options_of(found)
         if code := _stop(found):
             return code
-    return _start(given)
+    return _start(given, found.at if found is not None else None)
 
 
 def run(given: Namespace) -> int:
@@ -94,10 +95,10 @@ def run(given: Namespace) -> int:
 # Starting and stopping
 
 
-def _start(given: Namespace) -> int:
+def _start(given: Namespace, where: SocketPath | None = None) -> int:
     from atmost import starting
 
-    place = _place(given.socket)
+    place = where or _place(given.socket)
     try:
         if place.source.startswith("default"):
             starting.check_unmanaged()
@@ -106,9 +107,9 @@ def _start(given: Namespace) -> int:
     starting.started(place, _dial, given.behind)
     found = _running(given.socket)
     if found is None:
-        output.talk(f"it has ended already; see {starting.log_path()}")
+        output.talk(f"it has ended already; see {starting.log_path(place)}")
         return EXIT_FAILED
-    output.talk(f"started: {found}; its log: {starting.log_path()}")
+    output.talk(f"started: {found}; its log: {starting.log_path(place)}")
     return 0
 
 
@@ -193,7 +194,8 @@ def kept_options(words: list[str], status: DaemonStatus | None) -> list[str]:
     left = iter(words)
     for word in left:
         name, divided, value = word.partition("=")
-        if word == "--detach":
+        if word in _FLAGS:
+            kept += [word] if word != "--detach" else []
             continue
         if not divided:
             value = next(left, "")
