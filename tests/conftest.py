@@ -29,6 +29,9 @@ settings.register_profile(
 )
 settings.load_profile("quick")
 
+# No test starts a daemon that it does not know of; those of autostart take this away.
+os.environ["ATMOST_AUTOSTART"] = "0"
+
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:

@@ -16,6 +16,8 @@ from atmost import errors
 from atmost.errors import (
     AcquireTimeout,
     AtmostError,
+    ConfigInvalid,
+    DaemonOutdated,
     DaemonUnavailable,
     GrantLost,
     InvalidValue,
@@ -23,6 +25,7 @@ from atmost.errors import (
     LimitExists,
     LimitInactive,
     LimitNotFound,
+    LimitsChanged,
     NeverFits,
     PermissionDenied,
     ProtocolError,
@@ -79,9 +82,15 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
         ["waiting requests at one limit", "at most 9", "'waiters_per_limit'"],
     ),
     (
+        ConfigInvalid("/etc/a.toml", ["line 2: limit = -1: expected a whole number", "b", "c"]),
+        ["/etc/a.toml", "line 2: limit = -1: expected", "2 mistakes more", "try again"],
+    ),
+    (LimitsChanged(), ["nothing was done", "try again"]),
+    (
         DaemonUnavailable("/x y/s", "given", "there is no such socket"),
         ["/x y/s", "(given)", "there is no such socket", "atmostd --socket '/x y/s'"],
     ),
+    (DaemonOutdated("watch", 1), ["older than this client", "'watch'", "restart it"]),
     (ProtocolError("a frame of 9 bytes"), ["a frame of 9 bytes", "atmost status"]),
 ]
 ALL = [pytest.param(error, id=error.code) for error, _ in EXAMPLES]
@@ -234,4 +243,11 @@ def test_time_out_in_no_line_has_place_0() -> None:
 
 def test_default_paths_are_started_without_a_path() -> None:
     error = DaemonUnavailable("/run/atmost/atmost.sock", "default, of the system", "none there")
-    assert str(error).endswith("start one with: atmostd")
+    assert str(error).endswith("start one with: atmost daemon start")
+
+
+def test_advice_of_its_own_crosses_process_borders() -> None:
+    error = DaemonUnavailable("/s", "default, of the user", "it does not run", "ask somebody")
+    assert str(error).endswith("it does not run; ask somebody")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.advice) == (str(error), "ask somebody")

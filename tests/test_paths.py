@@ -131,6 +131,7 @@ def test_error_tells_all_that_was_tried() -> None:
     error = none_answers([(SYSTEM, "there is no such socket"), (user, "nobody listens")])
     assert (error.path, error.source) == SYSTEM
     assert f"no atmost daemon at {SYSTEM.path} ({SYSTEM.source}): there is no such" in str(error)
-    assert f"nor at {user.path} ({user.source}): nobody listens; start one with: atmostd" in str(
-        error
+    assert (
+        f"nor at {user.path} ({user.source}): nobody listens; start one with: atmost daemon"
+        in str(error)
     )

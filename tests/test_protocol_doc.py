@@ -16,7 +16,7 @@ from msgspec import inspect as types
 from atmost import values, wire
 from atmost.errors import AtmostError
 from atmostd import config
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from tests import test_wire
 from tests.test_wire import bodies
 
@@ -27,6 +27,10 @@ NAMES |= {types.BytesType: "bytes", types.BoolType: "bool", types.AnyType: "any"
 RECORDS: dict[type[Any], str] = {
     wire.LimitRecord: "limit record",
     wire.TicketRecord: "ticket record",
+    wire.Declaration: "declaration",
+    wire.TemplateDeclaration: "template declaration",
+    wire.Change: "change",
+    wire.TemplateRecord: "template record",
 }
 
 
@@ -145,9 +149,13 @@ def test_every_answer_that_is_promised_exists() -> None:
 
 
 def test_the_page_names_every_error() -> None:
-    sent = {error.code for error in AtmostError.__subclasses__()} - {"daemon_unavailable"}
+    sent = {error.code for error in AtmostError.__subclasses__()} - {
+        "daemon_unavailable",
+        "daemon_outdated",
+    }
     assert set(ERRORS) == sent
     assert "`daemon_unavailable` with path, source and reason" in section("Errors")
+    assert "`daemon_outdated` with what and version" in section("Errors")
 
 
 @pytest.mark.parametrize("line", test_wire.failures(), ids=lambda line: line["code"])
@@ -158,7 +166,9 @@ def test_the_page_names_the_fields_of_each_error(line: dict[str, Any]) -> None:
         assert told == ERRORS[line["code"]][1]
     for kind in AtmostError.__subclasses__():
         if kind.code == line["code"]:
-            assert list(line["fields"]) == list(inspect.signature(kind).parameters)
+            fields = inspect.signature(kind).parameters.values()
+            expected = [f.name for f in fields if f.default is f.empty or f.name in line["fields"]]
+            assert list(line["fields"]) == expected
 
 
 def plain_type(value: Any) -> str:
@@ -211,7 +221,7 @@ def test_the_page_names_the_bounds() -> None:
 
 def test_the_page_names_the_version_and_the_prefix() -> None:
     assert f"# The atmost protocol, version {wire.PROTOCOL_VERSION}\n" in PAGE
-    assert CLIENT["hello"][0].meaning == str(wire.PROTOCOL_VERSION)
+    assert CLIENT["hello"][0].meaning.startswith(f"{wire.PROTOCOL_VERSION};")
     assert f"a length of {wire.PREFIX_BYTES} bytes, big-endian" in PAGE
     assert f"at most {wire.FRAME_BYTES_MAX:,}." in PAGE
     assert CLIENT["hello"][1].meaning.startswith(f"exactly {wire.SESSION_BYTES},")

@@ -19,6 +19,7 @@ import atmost
 import dev
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+from tests.support_user import User
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,7 +36,9 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY = (commands(block) for block in blocks("console"))
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, FROM_A_FILE, LAPTOP = (
+    commands(block) for block in blocks("console")
+)
 
 
 class Shell:
@@ -48,7 +51,7 @@ class Shell:
             _script(tools / name, f'exec {shlex.quote(sys.executable)} -m {name} "$@"')
         for name in SCRIPTS:
             _script(folder / name, "exit 0")
-        self._folder = folder
+        self.folder = folder
         self._environment = daemon.environment()
         self._environment["PATH"] = f"{tools}:{os.environ['PATH']}"
         self._behind: list[subprocess.Popen[str]] = []
@@ -76,7 +79,7 @@ class Shell:
         return subprocess.Popen(
             command,
             shell=True,
-            cwd=self._folder,
+            cwd=self.folder,
             env=self._environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -113,13 +116,14 @@ def test_installs(tmp_path: Path) -> None:
             check=True,
         )
         assert ran.stdout == f"{module} {atmost.__version__}\n"
+    for page in ("man1/atmost.1", "man8/atmostd.8"):
+        assert (tmp_path / "share/man" / page).read_text() == (ROOT / "man" / page[5:]).read_text()
 
 
 def test_first_minute(daemon: RunningDaemon, shell: Shell) -> None:
     """The third job gets its turn when the limit is raised, as the page shows."""
-    install, start, *session = FIRST_MINUTE
+    install, *session = FIRST_MINUTE
     assert install == "pip install '.[daemon]'"  # test_installs
-    assert start == "atmostd &"  # the fixture's
     client = daemon.client()
     runs = 0
     for command in session:
@@ -145,6 +149,27 @@ def _has_tickets(client: Client, count: int) -> bool:
 def test_every_day(shell: Shell) -> None:
     for command in EVERY_DAY:
         shell.run(command)
+
+
+def test_on_a_laptop(tmp_path: Path) -> None:
+    """Of somebody who has no daemon yet."""
+    user = User(tmp_path)
+    try:
+        for command in LAPTOP:
+            _, *words = shlex.split(command)
+            assert user.atmost(*words).code == 0, command
+        assert user.starts() == 3
+    finally:
+        user.close()
+
+
+def test_limits_in_a_file(shell: Shell) -> None:
+    (toml,) = blocks("toml")
+    (shell.folder / "limits.toml").write_text(toml)
+    printed = [shell.run(command) for command in FROM_A_FILE]
+    assert "3 new, 0 changed, 0 deleted; nothing was done (--dry-run)" in printed[0]
+    assert printed[3] == "user-*\t3\t2\thand\t-\n"
+    assert printed[-1] == "atmost: nothing to change: all is as the file says\n"
 
 
 def test_snippets(daemon: RunningDaemon) -> None:

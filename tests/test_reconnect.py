@@ -651,3 +651,23 @@ def test_a_fork_while_the_daemon_is_away(daemon: ScriptedDaemon) -> None:
         peer.settle()
         held.release()
         peer.hear(wire.Release)
+
+
+def test_no_call_is_forgotten_by_a_timer_that_is_early(daemon: ScriptedDaemon) -> None:
+    """Those of uvloop are, by up to a millisecond: its loop has the clock of its last turn."""
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+        loop.call_later = lambda seconds, *what: later(max(0.0, seconds - 0.003), *what)  # type: ignore[method-assign]
+        async with aio.Client(daemon.path, reconnect_seconds=0.05) as client:
+            asking = asyncio.create_task(client.rate_limit("api"))
+            first = await asyncio.to_thread(daemon.accept)
+            await asyncio.to_thread(first.hear, wire.Acquire)
+            first.hang_up()
+            await asyncio.to_thread(daemon.accept, welcome=False)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asking
+
+    with pytest.raises(DaemonUnavailable, match="does not say welcome"):
+        asyncio.run(ask())

@@ -17,7 +17,7 @@ from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.asyncio_blocks import DONE, Concurrency, Grant
 from atmost.asyncio_connection import Connection, this_task
-from atmost.connecting import NotYet
+from atmost.connecting import may_come
 from atmost.errors import DaemonUnavailable, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
 from atmost.paths import absolute
@@ -54,10 +54,12 @@ class Client:
         *,
         reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
+        _start: bool = True,
     ) -> None:
         self._socket_path = None if socket_path is None else absolute(os.fspath(socket_path))
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
+        self._start = _start  # a daemon, if none is there and one may be
         self._connection: Connection | None = None  # of the loop that was seen last
         self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
         self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
@@ -262,16 +264,14 @@ class Client:
                 self._forget_closed_loops()
                 try:
                     connection = await Connection.open(
-                        self._socket_path, self._command, self._reconnect_seconds
+                        self._socket_path, self._command, self._reconnect_seconds, self._start
                     )
                     self._connection = self._connections[loop] = connection
                     return connection
-                except NotYet as error:
-                    why = error.why
                 except DaemonUnavailable as error:
-                    if why is None:
+                    if why is None and not may_come(error):
                         raise
-                    why = error  # it is just about to make its socket anew
+                    why = error  # whatever it is: it may just be making its socket anew
             pause = tries.pause(time.monotonic())
             if pause is None:
                 raise why

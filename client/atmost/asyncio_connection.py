@@ -21,7 +21,15 @@ from typing import Any, cast
 
 from atmost import sync_connection, wire
 from atmost.asked import Asked
-from atmost.connecting import NotYet, check_owner, first_that_answers, why_not_connected
+from atmost.connecting import (
+    HANG_UPS_MAX,
+    HungUp,
+    check_owner,
+    first_that_answers,
+    started_or_not,
+    was_leaving,
+    why_not_connected,
+)
 from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
@@ -33,6 +41,8 @@ from atmost.exchange import (
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+
+EARLY_SECONDS = 0.001  # that a timer may be: what a loop of uvloop counts in
 
 
 class Connection(asyncio.Protocol):
@@ -57,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connected = True  # what is sent may arrive; else it waits to be said again
         self._away = Reconnecting(seconds)
+        self._welcome_by = 0.0  # or the calls give up
         self._timer: asyncio.TimerHandle | None = None  # the next try, or the end of the last one
         self._linking: asyncio.Task[None] | None = None  # makes a transport of a new socket
         self._welcome: asyncio.Future[None] = self.loop.create_future()
@@ -65,19 +76,29 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(
-        cls, given: str | os.PathLike[str] | None, command: list[str] | None, seconds: float
+        cls,
+        given: str | os.PathLike[str] | None,
+        command: list[str] | None,
+        seconds: float,
+        start: bool = True,
     ) -> Connection:
-        """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
-        refuses with; NotYet."""
-        connected, at = first_that_answers(socket_paths(given), _connect)
-        connection = cls(Exchange(command), at, connected, seconds)
-        try:
-            await connection.loop.create_unix_connection(lambda: connection, sock=connected)
-            await connection._shake_hands()
-        except BaseException:
-            connection.close("the client gave up connecting")
-            connected.close()
-            raise
+        """Connect and shake hands; `start` a daemon if none is there and one may be. Raises
+        DaemonUnavailable, ProtocolError, or what else the daemon refuses with."""
+        places = socket_paths(given)
+        hang_ups = 0
+        while True:
+            connected, at = await _connect_to_one(places, start)
+            connection = cls(Exchange(command), at, connected, seconds)
+            try:
+                await connection.loop.create_unix_connection(lambda: connection, sock=connected)  # noqa: B023
+                await connection._shake_hands()
+                break
+            except BaseException as error:
+                connection.close("the client gave up connecting")
+                connected.close()
+                hang_ups += 1
+                if len(places) == 1 or hang_ups == HANG_UPS_MAX or not was_leaving(error):
+                    raise
         connection._watch = connection._close_with_loop()
         await anext(connection._watch)
         return connection
@@ -208,8 +229,6 @@ class Connection(asyncio.Protocol):
                 await self._welcome
         except TimeoutError as error:
             raise unavailable(self._at, why_not_connected(error)) from None
-        except DaemonUnavailable as error:
-            raise NotYet(error) from None
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         """A generator that is never finished is closed with its loop (shutdown_asyncgens)."""
@@ -250,7 +269,9 @@ class Connection(asyncio.Protocol):
         else:
             reason = "the daemon closed the connection"
         if not self._welcome.done():  # there never was a session
-            self._lose(unavailable(self._at, reason))
+            why = unavailable(self._at, reason)
+            why.__cause__ = error or HungUp()
+            self._lose(why)
         elif not self.lost:
             self._disconnect(reason)
             self._fail_if_away_too_long()
@@ -334,12 +355,16 @@ class Connection(asyncio.Protocol):
         now = time.monotonic()
         self._connected = True
         self._transport.write(self._exchange.resume(now))
-        left = self._away.welcome_by(now, HELLO_SECONDS) - now
-        self._timer = self.loop.call_later(left, self._not_welcome)
+        self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
+        self._timer = self.loop.call_later(self._welcome_by - now, self._not_welcome)
 
     def _not_welcome(self) -> None:
         """The calls give up, but the daemon is waited for: if we ended this connection, that would
         release what is held."""
+        left = self._welcome_by - time.monotonic()
+        if left > 0:  # a loop's own clock is that of its last turn: its timers may be early
+            self._timer = self.loop.call_later(max(left, EARLY_SECONDS), self._not_welcome)
+            return
         self._timer = None
         self._away.failed("it is there, but does not say welcome")
         self._fail_if_away_too_long()
@@ -367,6 +392,38 @@ def this_task() -> object:
         return asyncio.current_task()
     except RuntimeError:
         return None
+
+
+async def _connect_to_one(
+    places: list[SocketPath], start: bool
+) -> tuple[socket.socket, SocketPath]:
+    """Raises DaemonUnavailable."""
+    try:
+        return first_that_answers(places, _connect)
+    except DaemonUnavailable as none:
+        if not start or len(places) == 1:  # it was named
+            raise
+        why = none
+    from atmost import starting  # most clients never need it
+
+    made: list[socket.socket] = []
+    given_up = False
+
+    def connect(at: SocketPath) -> socket.socket:
+        made.append(_connect(at))
+        if given_up:
+            made[-1].close()
+        return made[-1]
+
+    try:
+        return await asyncio.to_thread(starting.connect, places, connect, why)
+    except BaseException as error:
+        given_up = True  # the thread goes on, and its socket is nobody's
+        for connected in made:
+            connected.close()
+        if isinstance(error, DaemonUnavailable):
+            raise started_or_not(error, why) from None
+        raise
 
 
 def _connect(at: SocketPath) -> socket.socket:

@@ -1,7 +1,7 @@
 """Which daemon a new session takes, and why not: the first socket that answers, if its owner is right.
 
 Rule: a daemon that is there is not replaced by another one. In the moment of its restart, its socket
-refuses, or breaks the handshake off: that is NotYet, and the shells try again (reconnecting.FirstTries).
+refuses, or breaks the handshake off: then the clients try again (reconnecting.FirstTries).
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from atmost.paths import SocketPath
 
 T = TypeVar("T")
 
+HANG_UPS_MAX = 5  # of daemons at a default place; then it is no daemon that leaves
+
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 
 
-class NotYet(Exception):
-    """A daemon is, or was, there, and a next try may reach it. `why`: the error if none does."""
+class Coming(Exception):
+    """The cause of a DaemonUnavailable, when what was there refused: perhaps a daemon that is just
+    about to come."""
 
-    def __init__(self, why: DaemonUnavailable) -> None:
-        super().__init__(str(why))
-        self.why = why
+
+class HungUp(Exception):
+    """The cause of a DaemonUnavailable, when what was there hung up before its welcome: perhaps a
+    daemon that was just leaving."""
 
 
 class ForeignSocket(OSError):
@@ -44,8 +48,7 @@ class ForeignSocket(OSError):
 def first_that_answers(
     paths: list[SocketPath], connect: Callable[[SocketPath], T]
 ) -> tuple[T, SocketPath]:
-    """What `connect` gives for the first of these sockets that answers. Raises DaemonUnavailable,
-    NotYet."""
+    """What `connect` gives for the first of these sockets that answers. Raises DaemonUnavailable."""
     tried = []
     coming = False
     for at in paths:
@@ -56,9 +59,7 @@ def first_that_answers(
             coming = coming or _may_come(at, error)
             if not isinstance(error, FileNotFoundError | ConnectionRefusedError):
                 break
-    if coming:
-        raise NotYet(none_answers(tried))
-    raise none_answers(tried)
+    raise none_answers(tried) from (Coming() if coming else None)
 
 
 def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
@@ -86,6 +87,32 @@ def why_not_connected(error: Exception) -> str:
             return error.strerror or str(error)
         case _:
             return str(error) or type(error).__name__
+
+
+def hung_up(at: SocketPath) -> DaemonUnavailable:
+    """It closed the connection before its welcome."""
+    error = unavailable(at, "the daemon closed the connection")
+    error.__cause__ = HungUp()
+    return error
+
+
+def was_leaving(error: BaseException) -> bool:
+    """Whether a daemon may have gone in the very moment in which we came."""
+    return isinstance(error, DaemonUnavailable) and isinstance(
+        error.__cause__, HungUp | ConnectionResetError | BrokenPipeError
+    )
+
+
+def may_come(error: DaemonUnavailable) -> bool:
+    """Whether a next try, in a moment, may find a daemon."""
+    return was_leaving(error) or isinstance(error.__cause__, Coming)
+
+
+def started_or_not(error: DaemonUnavailable, none: DaemonUnavailable) -> DaemonUnavailable:
+    """`error`: none could be started, after `none`. One may come all the same."""
+    if error.__cause__ is None:
+        error.__cause__ = none.__cause__
+    return error
 
 
 def check_owner(at: SocketPath, connected: socket.socket) -> None:

@@ -15,7 +15,10 @@
     ├── StateNotSaved       (OSError)          the change could not be made durable, so it was not made
     ├── StateUnavailable                       the state cannot be trusted; an operator has to decide
     ├── TooMany                                a bound against abuse was reached
+    ├── ConfigInvalid                          a file that declares settings or limits has mistakes
+    ├── LimitsChanged                          what was to be committed was made for limits as they were
     ├── DaemonUnavailable   (ConnectionError)  no daemon answers
+    ├── DaemonOutdated                         the daemon is older than this client, and can't do that
     └── ProtocolError                          the two ends do not understand each other
 
 Rule 1: an error is its `code` and its fields; the message is made from them, on either side of the wire.
@@ -32,6 +35,8 @@ from typing import Any, ClassVar
 __all__ = [
     "AcquireTimeout",
     "AtmostError",
+    "ConfigInvalid",
+    "DaemonOutdated",
     "DaemonUnavailable",
     "GrantLost",
     "InvalidValue",
@@ -39,6 +44,7 @@ __all__ = [
     "LimitExists",
     "LimitInactive",
     "LimitNotFound",
+    "LimitsChanged",
     "NeverFits",
     "PermissionDenied",
     "ProtocolError",
@@ -286,6 +292,15 @@ class StateNotSaved(AtmostError, OSError):
         self.path = path
         self.reason = reason
 
+    def of_second_try(self) -> StateNotSaved:
+        """The same, where the answer to a first try was lost: that one may have made the change."""
+        said = StateNotSaved(self.path, self.reason)
+        said.args = (
+            "the connection was lost, so it is not known whether this was changed before; now the state "
+            f"could not be written to {self.path}: {self.reason}; mend that and try again",
+        )
+        return said
+
 
 class StateUnavailable(AtmostError):
     """The daemon runs, but what it kept at `path` cannot be trusted (`reason`), and opening every
@@ -323,26 +338,74 @@ class TooMany(AtmostError):
         self.setting = setting
 
 
+class ConfigInvalid(AtmostError):
+    """The file at `path` has `mistakes`, each a sentence; nothing of it is in force."""
+
+    code = "config_invalid"
+
+    def __init__(self, path: str, mistakes: Sequence[str]) -> None:
+        more = len(mistakes) - 1
+        super().__init__(
+            f"{path}: {mistakes[0] if mistakes else 'it is wrong'}"
+            + (f" (and {_mistakes(more)} more)" if more > 0 else "")
+            + "; nothing of it was taken: mend that and try again",
+            path=path,
+            mistakes=list(mistakes),
+        )
+        self.path = path
+        self.mistakes = list(mistakes)
+
+
+class LimitsChanged(AtmostError):
+    """Limits or templates were changed since the changes to commit were listed; nothing was done."""
+
+    code = "limits_changed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "somebody else has changed limits meanwhile, so nothing was done: look at what would "
+            "change now, and try again"
+        )
+
+
 class DaemonUnavailable(AtmostError, ConnectionError):
-    """No daemon answers. `path`: the socket that was tried; `source`: where that path came from."""
+    """No daemon answers. `path`: the socket that was tried; `source`: where that path came from;
+    `advice`: what to do next, where that is not simply to start one there."""
 
     code = "daemon_unavailable"
 
-    def __init__(self, path: str, source: str, reason: str) -> None:
+    def __init__(self, path: str, source: str, reason: str, advice: str = "") -> None:
+        is_default = source.startswith("default")
+        command = "atmost daemon start" if is_default else f"atmostd --socket {shlex.quote(path)}"
         super().__init__(
-            f"no atmost daemon at {path} ({source}): {reason}; start one with: "
-            + (
-                "atmostd"
-                if source.startswith("default")
-                else f"atmostd --socket {shlex.quote(path)}"
-            ),
+            f"no atmost daemon at {path} ({source}): {reason}; "
+            + (advice or f"start one with: {command}"),
             path=path,
             source=source,
             reason=reason,
+            **({"advice": advice} if advice else {}),
         )
         self.path = path
         self.source = source
         self.reason = reason
+        self.advice = advice
+
+
+class DaemonOutdated(AtmostError):
+    """The daemon runs an older version, which does not know this request. `what`: the request;
+    `version`: of the protocol that the daemon speaks. Nothing was sent."""
+
+    code = "daemon_outdated"
+
+    def __init__(self, what: str, version: int) -> None:
+        super().__init__(
+            f"the daemon is older than this client (protocol version {version}) and does not know "
+            f"{what!r}; restart it, if it was upgraded since it started",
+            what=what,
+            version=version,
+        )
+        self.what = what
+        self.version = version
 
 
 class ProtocolError(AtmostError):
@@ -374,6 +437,10 @@ def from_wire(code: str, message: str, fields: Mapping[str, Any]) -> AtmostError
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def _mistakes(count: int) -> str:
+    return "1 mistake" if count == 1 else f"{count} mistakes"
 
 
 def _slots(count: int) -> str:

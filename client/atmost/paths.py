@@ -7,12 +7,21 @@ two are looked for; a path that somebody named is the one that is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 SOCKET_NAME = "atmost.sock"
 SYSTEM_RUNTIME_DIR = "/run/atmost"
 SYSTEM_STATE_DIR = "/var/lib/atmost"
+UNIT_NAMES = ("atmostd.service", "atmostd.socket")
+SYSTEM_UNIT_DIRS = (  # systemd.unit(5)
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
+LOG_NAME = "atmostd.log"
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7), less its NUL
 
 
@@ -73,6 +82,29 @@ def user_state_dir(environ: Mapping[str, str] = os.environ) -> str:
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/state")
     return os.path.join(base, "atmost")
+
+
+def user_log(environ: Mapping[str, str] = os.environ) -> str:
+    """Where a daemon that was started in the background logs to."""
+    return os.path.join(user_state_dir(environ), LOG_NAME)
+
+
+def user_unit_dirs(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Where a unit of the user's own service manager may be."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.config")
+    return (os.path.join(base, "systemd/user"), "/etc/systemd/user", "/usr/lib/systemd/user")
+
+
+def installed_unit(folders: Iterable[str]) -> str | None:
+    """The path of a unit of atmostd in one of these folders."""
+    for folder in folders:
+        for name in UNIT_NAMES:
+            path = os.path.join(folder, name)
+            if os.path.lexists(path):
+                return path
+    return None
 
 
 def version() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
-from atmost.connecting import NotYet
+from atmost.connecting import may_come
 from atmost.errors import DaemonUnavailable, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
 from atmost.paths import absolute
@@ -57,10 +57,12 @@ class Client:
         *,
         reconnect_seconds: float = RECONNECT_SECONDS,
         _command: list[str] | None = None,
+        _start: bool = True,
     ) -> None:
         self._socket_path = None if socket_path is None else absolute(os.fspath(socket_path))
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
+        self._start = _start  # a daemon, if none is there and one may be
         self._connection: Connection | None = None
         self._connecting = threading.RLock()
         self._above: dict[int, Connection] = {}  # by level, above that of `_connection`: 0
@@ -272,19 +274,21 @@ class Client:
                     connection = self._session(level)
                     if connection is None or connection.lost:
                         connection = Connection.open(
-                            self._socket_path, self._command, self._reconnect_seconds, level
+                            self._socket_path,
+                            self._command,
+                            self._reconnect_seconds,
+                            level,
+                            self._start,
                         )
                         if level:
                             self._above[level] = connection
                         else:
                             self._connection = connection
                     return connection
-            except NotYet as error:
-                why = error.why
             except DaemonUnavailable as error:
-                if why is None:
+                if why is None and not may_come(error):
                     raise
-                why = error  # it is just about to make its socket anew
+                why = error  # whatever it is: it may just be making its socket anew
             finally:
                 caller.depth = depth
             pause = tries.pause(time.monotonic())

@@ -28,8 +28,15 @@ from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked
-from atmost.connecting import NotYet, first_that_answers, why_not_connected
-from atmost.errors import AtmostError, GrantLost
+from atmost.connecting import (
+    HANG_UPS_MAX,
+    first_that_answers,
+    hung_up,
+    started_or_not,
+    was_leaving,
+    why_not_connected,
+)
+from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
     HELLO_SECONDS,
@@ -109,18 +116,24 @@ class Connection:
         command: list[str] | None,
         seconds: float,
         level: int = 0,
+        start: bool = True,
     ) -> Connection:
-        """Connect and shake hands. Raises DaemonUnavailable, ProtocolError, or what else the daemon
-        refuses with; NotYet."""
-        connected = Socket()
-        _, at = first_that_answers(socket_paths(given), connected.connect)
-        connection = cls(Exchange(command), at, connected, seconds, level)
-        try:
-            connection._shake_hands()
-        except BaseException:
-            connected.close()
-            raise
-        return connection
+        """Connect and shake hands; `start` a daemon if none is there and one may be. Raises
+        DaemonUnavailable, ProtocolError, or what else the daemon refuses with."""
+        places = socket_paths(given)
+        hang_ups = 0
+        while True:
+            connected = Socket()
+            at = _connect(connected, places, start)
+            connection = cls(Exchange(command), at, connected, seconds, level)
+            try:
+                connection._shake_hands()
+                return connection
+            except BaseException as error:
+                connected.close()
+                hang_ups += 1
+                if len(places) == 1 or hang_ups == HANG_UPS_MAX or not was_leaving(error):
+                    raise
 
     def _make_lock(self) -> None:
         self._lock = threading.RLock()
@@ -371,18 +384,16 @@ class Connection:
             while not self._exchange.welcomed:
                 self._socket.receive()
                 if not self._socket.received[0]:
-                    raise NotYet(unavailable(self._at, "the daemon closed the connection"))
+                    raise hung_up(self._at)
                 self._exchange.receive(self._socket.piece())
                 self._socket.received.clear()
                 if self._exchange.refusal is not None:
                     raise self._exchange.refusal
             self._socket.limit(None)
         except AtmostError as error:
-            raise said_by(self._at, error) from None
-        except TimeoutError as error:
-            raise unavailable(self._at, why_not_connected(error)) from error
+            raise said_by(self._at, error) from error.__cause__
         except OSError as error:
-            raise NotYet(unavailable(self._at, why_not_connected(error))) from error
+            raise unavailable(self._at, why_not_connected(error)) from error
 
     def _look(self) -> None:
         """Take what the daemon has said by now, if no thread reads anyway."""
@@ -418,7 +429,7 @@ class Connection:
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
                 self._away.back()
-            if not self._exchange.unsettled and _HELPER in self._calls:
+            if _HELPER in self._calls and not self._exchange.unsettled:
                 self._answer(self._calls[_HELPER], wire.Done(_HELPER))
                 del self._calls[_HELPER]
         except AtmostError as error:
@@ -592,9 +603,27 @@ class Connection:
         self._pick_up()
 
 
+def _connect(connected: Socket, places: list[SocketPath], start: bool) -> SocketPath:
+    """Returns where. Raises DaemonUnavailable."""
+    try:
+        return first_that_answers(places, connected.connect)[1]
+    except DaemonUnavailable as none:
+        if not start or len(places) == 1:  # it was named
+            raise
+        from atmost import starting  # most clients never need it
+
+        try:
+            return starting.connect(places, connected.connect, none)[1]
+        except DaemonUnavailable as error:
+            raise started_or_not(error, none) from None
+
+
 def settle(exchange: Exchange, at: SocketPath) -> None:
     """In the background: have the daemon let go of what this session had, which ended without a
-    connection."""
+    connection.
+
+    It tries once a second for as long as this process lives, and that is its bound: a daemon that comes
+    back keeps our slots for just as long, whenever that is, and nobody else could tell it."""
     exchange.end()
     connection = Connection(exchange, at, Socket(), RECONNECT_SECONDS)
     connection._connected = False

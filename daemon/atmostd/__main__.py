@@ -1,7 +1,8 @@
 """The daemon as a command: arguments -> files, registry, server -> run until told to stop.
 
 Exit codes: 0 stopped as told; 1 could not start (the last line says why); 2 wrong arguments;
-70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more.
+70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more;
+78 a wrong configuration file (EX_CONFIG): every mistake is on stderr.
 """
 
 from __future__ import annotations
@@ -14,29 +15,35 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
-from atmostd import config, recovery
+from atmostd import background, config, log, recovery
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
-from atmostd.config import Settings
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
+from atmostd.declared import Word
 from atmostd.door import Door
+from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Admins, Processes
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
-from atmostd.server import SocketError, SocketFile, serve
+from atmostd.reloading import Reloading
+from atmostd.server import SocketError, SocketFile, SocketTaken, serve
 from atmostd.session import Sessions
+from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
+from atmostd.tokens import Tokens
 from atmostd.turn import Turn
 
 KERNEL_MIN = (5, 3)  # the first with pidfd_open(2)
@@ -49,9 +56,14 @@ _log = logging.getLogger("atmostd")
 class Daemon:
     """All parts of one daemon, put together."""
 
-    def __init__(self, settings: Settings, store: Store, journal: Journal) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        journal: Journal,
+    ) -> None:
         self.clock = boot_time
-        self.bounds = settings.bounds.within(_descriptors())
+        self.bounds = self.bounds_within(settings.bounds)
         self.refusals = Refusals(self.bounds, self.clock)
         self.admins = Admins(settings.admin_gid)
         self.door = Door(self.bounds, self.refusals)
@@ -62,6 +74,7 @@ class Daemon:
         self._settings = settings
         self._journal = journal
         self._boot_id = _boot_id()
+        self._leaving = False  # because nobody is there, and not because somebody said so
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self.clock, lambda limit, due: self.registry.ring(limit, due))
         self.registry = Registry(
@@ -76,9 +89,16 @@ class Daemon:
         self.sessions = Sessions(
             self.registry, self.processes, self.clock, journal, self.bounds, self.refusals
         )
+        self._tokens = Tokens(self.registry, settings.runtime_dir, self._boot_id)
         self.configuration = Configuration(
-            self.registry, store, self.turn, self.clock, self._boot_id
+            self.registry, store, self._tokens, self.turn, self.clock, self._boot_id
         )
+        self._reloading = Reloading(settings, self)
+        self.configuration.read_file = self._reloading.read
+        self.configuration.on_read = self._reloading.take_over
+        self.idle = Idle(settings.idle_seconds, self._is_needed, self._leave)
+        self.door.first_comes = self.idle.somebody_is_there
+        self.door.last_leaves = self.idle.nobody_is_there
         self._started_at = self.clock()
 
     async def run(
@@ -87,12 +107,23 @@ class Daemon:
         saved: State | None,
         recorded: list[AnyRecord] | None,
         lost: bool,
+        listens: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve until told to stop. Raises StoreError at the very start."""
+        """Serve until told to stop; `listens` is called when it does. Raises StoreError at the very
+        start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self.configuration.reload)
         recovery.replay(recorded or (), self.registry, self.sessions)
+        if recorded is not None and self._journal.is_behind:
+            _log.warning(
+                "the journal in %s could not be kept to the end: who held since is known only from "
+                "those who come back",
+                self._settings.runtime_dir,
+            )
+            recovery.forget_waiters(self.sessions)
+            self.sessions.let_holders_come_first()
         self.configuration.restore(saved, lost)
         if recorded is None and saved is not None and saved.boot_id == self._boot_id:
             _log.warning(
@@ -102,12 +133,15 @@ class Daemon:
             )
             self.sessions.let_holders_come_first()
         await self.turn.over()  # the limits are as they were saved; only then save them again
-        await self._save_first()
+        if self._settings.config_path is not None:
+            word = Word.of(self._settings.limits, self._settings.templates)
+            await self.configuration.say_at_start(word)
+        await self._save_first(trusted=saved is not None and not lost)
         self._journal.begin(
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
         )
         recovery.go_on(self.registry)
-        server = await serve(socket_file, lambda: Connection(self))
+        server = await self._serve(socket_file)
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
         if self.bounds != self._settings.bounds:
@@ -127,14 +161,28 @@ class Daemon:
             len(self.registry.actors),
             len(self.sessions),
         )
+        listens()
+        self.idle.nobody_is_there()
         await self._stopping
         server.close()
+        while await self._somebody_came():
+            self._stopping = loop.create_future()
+            server = await self._serve(socket_file)
+            await self._stopping
+            server.close()
+        if self.idle.seconds:
+            self.idle.seconds = 0
+            socket_file.stop_listening()
         await self._hear_out()
         self.configuration.stop()
         await configuring
         await self._stop_in_order()
         self._alarm.close()
         self._journal.close()
+
+    def bounds_within(self, bounds: Bounds) -> Bounds:
+        """These, as far as there are descriptors for them."""
+        return bounds.within(_descriptors())
 
     def status(self, request: int) -> DaemonStatus:
         """What the daemon says of itself."""
@@ -154,14 +202,22 @@ class Daemon:
             trouble="; ".join(filter(None, (self.configuration.trouble, self._journal.trouble))),
         )
 
-    async def _save_first(self) -> None:
-        """Set fencing tokens aside before the first is given, and see that the folder can be written."""
+    async def _save_first(self, trusted: bool) -> None:
+        """Set fencing tokens aside before the first is given, and see that the folder can be written. If
+        it can't, go on without that, unless it is a first start: whoever starts us then is better
+        told now than at the first change."""
         try:
             await self.configuration.save()
         except OSError as error:
+            if trusted and self.configuration.can_go_on_unsaved():
+                _log.error(
+                    "limits are enforced as they were saved, and can't be changed until that is mended"
+                )
+                return
+            why = "; which fencing tokens were given is known from there alone" if trusted else ""
             raise StoreError(
                 f"cannot write to the state folder {self._settings.state_dir}: "
-                f"{error.strerror or error}; mend that, or name another with --state-dir"
+                f"{error.strerror or error}{why}; mend that, or name another with --state-dir"
             ) from error
 
     async def _hear_out(self) -> None:
@@ -183,9 +239,39 @@ class Daemon:
             connection.close()
         self.registry.stop()
         with contextlib.suppress(OSError):  # it has been logged
-            await self.configuration.save(tokens_reserved=0)  # no more will be given
+            await self.configuration.save()
+        self._tokens.stop()
+
+    def _is_needed(self) -> bool:
+        """Though there is no connection: somebody holds slots, or the files are not up to date."""
+        return bool(len(self.sessions) or self.configuration.trouble or self._journal.trouble)
+
+    def _leave(self) -> None:
+        if not self._stopping.done():
+            self._leaving = True
+            self._stopping.set_result(None)
+
+    async def _somebody_came(self) -> bool:
+        """Whether a connection was accepted as we were leaving. It may have been welcomed, so its client
+        counts on us; who is not accepted yet is hung up on, and starts the next daemon."""
+        if not self._leaving:
+            return False
+        for _ in range(2):  # an accepted connection is made in the next turn
+            await self.turn.over()
+        leaving, self._leaving = self._leaving, False  # if nobody has told us to stop meanwhile
+        if leaving and self.connections:
+            return True
+        _log.info("nobody was there for %g s: leaving", self.idle.seconds)
+        return False
+
+    async def _serve(self, socket_file: SocketFile) -> asyncio.AbstractServer:
+        """One that may leave keeps its socket, to serve who comes in that very moment."""
+        if self.idle.seconds:
+            return await serve(socket_file, lambda: Connection(self), for_now=True)
+        return await serve(socket_file, lambda: Connection(self))
 
     def _stop(self) -> None:
+        self._leaving = False
         if not self._stopping.done():
             self._stopping.set_result(None)
 
@@ -240,44 +326,62 @@ class Kept:
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon in the foreground. Returns its exit code."""
     settings = Settings.from_arguments(arguments)
+    if settings.detach:
+        background.go()
+    starter = background.Starter(settings.ready_fd)
     if not kernel_will_do(os.uname().release):
-        print(
-            f"atmostd: Linux {os.uname().release} cannot say when a process dies: "
+        return _cannot_start(
+            starter,
+            f"Linux {os.uname().release} cannot say when a process dies: "
             f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later",
-            file=sys.stderr,
         )
-        return EXIT_CANNOT_START
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
     _allow_many_descriptors()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())
     try:
-        socket_file = SocketFile(settings.socket, settings.socket_mode)
+        socket_file = SocketFile(settings.socket, settings.socket_mode, settings.socket_gid)
         try:
             kept = Kept(store, journal)
             kept.open()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, store, journal, socket_file, kept))
+                runner.run(_run(settings, store, journal, socket_file, kept, starter))
             return 0
         finally:
-            socket_file.close()
             store.close()
+            socket_file.close()  # last: who gets the socket's lock gets the folders too
+    except SocketTaken as error:
+        return _cannot_start(starter, str(error), background.TAKEN)
     except (SocketError, StoreError, JournalError) as error:
-        print(f"atmostd: {error}", file=sys.stderr)
-        return EXIT_CANNOT_START
+        return _cannot_start(starter, str(error))
+
+
+def _cannot_start(starter: background.Starter, why: str, word: str = background.FAILED) -> int:
+    print(f"atmostd: {why}", file=sys.stderr)
+    starter.tell(word, why)
+    return EXIT_CANNOT_START
 
 
 async def _run(
-    settings: Settings, store: Store, journal: Journal, socket_file: SocketFile, kept: Kept
+    settings: Settings,
+    store: Store,
+    journal: Journal,
+    socket_file: SocketFile,
+    kept: Kept,
+    starter: background.Starter,
 ) -> None:
+    def listens() -> None:
+        starter.tell(background.READY)
+
     if kept.damages:
+        listens()  # in a moment: the socket takes connections already
         accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
         if not accepted:
             return
     daemon = Daemon(settings, store, journal)
-    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost)
+    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, listens)
 
 
 def kernel_will_do(release: str) -> bool:

@@ -27,12 +27,12 @@ from atmost.errors import (
 from atmost.wire import DaemonStatus, Hello, Keep, Loss, Recover, Release, Status, Welcome
 from atmostd import config
 from atmostd.clock import NANOSECONDS, boot_time
-from atmostd.config import Settings
 from atmostd.damage import Damage
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.peer import Admins, credentials
 from atmostd.server import SocketFile, serve
 from atmostd.session import failed
+from atmostd.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -169,12 +169,13 @@ class Refusing(asyncio.Protocol):
             self._fail(message.request, self._closed.error())
 
     def _greet(self, hello: Hello) -> None:
-        if hello.protocol != wire.PROTOCOL_VERSION:
+        version = wire.spoken(hello)
+        if not version:
             raise other_version(hello.protocol)
         self._greeted = True
         if self._hello_due is not None:
             self._hello_due.cancel()
-        self._send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
+        self._send(Welcome(version, paths.version(), os.getpid()))
 
     def _fail(self, request: int, error: AtmostError) -> None:
         self._send(failed(request, error))

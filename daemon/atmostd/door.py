@@ -10,9 +10,10 @@ no connection for a while and still takes a descriptor. One that is known is nev
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from atmost.errors import TooMany
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from atmostd.refusals import Refusals
 
 
@@ -20,6 +21,8 @@ class Door:
     """Counts those who are in: connections, or clients."""
 
     def __init__(self, bounds: Bounds, refusals: Refusals) -> None:
+        self.first_comes: Callable[[], None] = _nothing
+        self.last_leaves: Callable[[], None] = _nothing
         self._bounds = bounds
         self._refusals = refusals
         self._of_uid: Counter[int] = Counter()
@@ -37,6 +40,8 @@ class Door:
         return None
 
     def enter(self, uid: int) -> None:
+        if not self._in_all:
+            self.first_comes()
         self._of_uid[uid] += 1
         self._in_all += 1
 
@@ -45,3 +50,8 @@ class Door:
         self._of_uid[uid] -= 1
         if not self._of_uid[uid]:
             del self._of_uid[uid]
+        if not self._in_all:
+            self.last_leaves()
+
+
+def _nothing() -> None: ...

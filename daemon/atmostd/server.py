@@ -26,11 +26,18 @@ class SocketError(Exception):
     """The socket cannot be taken; the message says why and what to do."""
 
 
+class SocketTaken(SocketError):
+    """Another daemon has it."""
+
+
 class SocketFile:
     """A listening Unix socket at a path that is this daemon's alone."""
 
-    def __init__(self, path: Path, mode: int) -> None:
-        """Raises SocketError: another daemon runs there, or the path cannot be used."""
+    def __init__(self, path: Path, mode: int, gid: int | None = None) -> None:
+        """`gid`: the group that `mode` speaks of; None: the daemon's own.
+
+        Raises SocketError: another daemon runs there, or the path cannot be used.
+        """
         self.path = path
         length = len(os.fsencode(path))
         if length > paths.SOCKET_PATH_BYTES_MAX:
@@ -43,7 +50,7 @@ class SocketFile:
             files.check_folder(path.parent)
             self._lock = _take_lock(path)
             try:
-                self.socket = _listen(path, mode)
+                self.socket = _listen(path, mode, gid)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -54,6 +61,10 @@ class SocketFile:
                 f"cannot listen on {path}: {error.strerror or error}; "
                 "mend that, or name another path with --socket"
             ) from error
+
+    def stop_listening(self) -> None:
+        """Who comes now is hung up on."""
+        self.socket.close()
 
     def close(self) -> None:
         """Take the path away, then let the next daemon have it."""
@@ -88,12 +99,11 @@ def _take_lock(path: Path) -> int:
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
-        raise SocketError(
+        raise SocketTaken(
             f"an atmostd runs on {path} already (pid {pid}); use that one, stop it with: kill {pid}"
             "; or name another path with --socket"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    files.tell_pid(lock)
     return lock
 
 
@@ -104,13 +114,15 @@ def _make_folder(folder: Path, mode: int) -> None:
         folder.chmod(mode)
 
 
-def _listen(path: Path, mode: int) -> socket.socket:
+def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         # Narrow from its first moment on; umask would act on every thread.
         os.fchmod(listening.fileno(), mode)
         listening.bind(os.fspath(path))
+        if gid is not None:
+            os.chown(path, -1, gid)
         path.chmod(mode)
         listening.listen(config.BACKLOG)
     except BaseException:

@@ -22,11 +22,12 @@ from atmost.wire import Acquire, Keep
 from atmostd import __main__ as daemon_main
 from atmostd import peer
 from atmostd.actor import Actor
-from atmostd.config import Bounds, Settings
+from atmostd.bounds import Bounds
 from atmostd.journal import Journal
 from atmostd.records import Record
 from atmostd.registry import Asker, Registry, request_of
 from atmostd.session import Session
+from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import StoreError
 from atmostd.ticket import Edit, Effect, Event, Granted, Refused, Ticket, TimedOut
@@ -112,6 +113,15 @@ class Store:
 
     def __init__(self, life: Life) -> None:
         self._life = life
+        self.token_mark = life.host.token_mark
+
+    async def set_token_mark(self, mark: int) -> None:
+        life, world = self._life, self._life.host.world
+        if world.maybe(0.5):
+            raise OSError(30, "Read-only file system")
+        await life.sleep(world.span(MICROSECOND, MILLISECOND))
+        if life.process.alive:
+            life.host.token_mark = mark
 
     async def save(self, state: State) -> None:
         life, world = self._life, self._life.host.world
@@ -293,6 +303,7 @@ class Host:
         world.host = self
         self.folder = Path(tempfile.mkdtemp(prefix="atmost-sim-", dir=FOLDER))
         self.durable: State | None = None
+        self.token_mark = 0  # durable, too
         self.boot = 1
         self.dies_at_write = 0.0
         self.disk_fails = 0.0

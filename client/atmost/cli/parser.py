@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from atmost import paths
 from atmost.cli import output
-from atmost.cli.rates import RATE_WORDS, slots_per_second
 from atmost.errors import InvalidValue
+from atmost.rates import RATE_WORDS, slots_per_second
 from atmost.values import check_decay, check_limit, check_name
 
 COMMANDS = {
@@ -31,7 +31,14 @@ COMMANDS = {
     "status": "status",
     "recover": "recover",
     "sockname": "status",
+    "apply": "apply",
+    "export": "apply",
+    "templates": "apply",
+    "daemon": "daemon",
+    "doctor": "doctor",
+    "completion": "completion",
 }
+GROUPS = {"daemon"}  # whose module has SUBCOMMANDS, word -> module, and HELP
 
 HELP = """\
 usage: atmost [--socket PATH] COMMAND ...
@@ -46,15 +53,23 @@ limits
   enable NAME...            enforce limits
   disable NAME...           let everyone through, until enabled again
   delete NAME...            delete limits
+  apply -f FILE             make limits and templates what a file says
+  export                    write limits and templates as such a file
+  templates                 list what is made of names on their first use
 
 slots
   run NAME... -- COMMAND    wait for slots, then become COMMAND and hold them until it ends
   ps [NAME]                 who holds slots, who waits for them
 
 the daemon
+  daemon COMMAND            start, stop, restart, reload, status, run: see atmost daemon --help
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
+  doctor                    what is wrong here, and the command that mends it
+
+the shell
+  completion SHELL          the script that completes commands and limits in bash, zsh or fish
 
 options
   --socket PATH             the daemon's socket; else $ATMOST_SOCKET, /run/atmost/atmost.sock,
@@ -80,6 +95,8 @@ class Command(NamedTuple):
     names_max: int | None = 0  # None: any number
     failure: int = 1  # the exit code of an error that is not one of usage
     becomes: bool = False  # what stands behind `--` is a command to run
+    takes_rest: bool = False  # what stands behind `--` is for something else, and may be nothing
+    choices: tuple[str, ...] = ()  # what a name can be, where it is none of a limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,14 +139,48 @@ def parse(arguments: list[str]) -> tuple[Command, argparse.Namespace]:
     """
     socket, name, rest = _before_the_command(arguments)
     if name == "help":
-        return parse([*rest[:1], "--help"])
-    command: Command = import_module(f"atmost.cli.{COMMANDS[name]}").COMMANDS[name]
-    parser = Parser(f"atmost {name}", f"atmost {name} {command.usage}".rstrip(), command.about)
-    command.options(parser)
+        return parse([*rest[:2], "--help"])
+    if name in GROUPS:
+        name, rest = _of_group(name, rest)
+    command = command_named(name)
+    parser = parser_of(name, command)
     given = _parse(parser, command, rest)
     given.socket = given.socket or socket
     given.parser = parser
     return command, given
+
+
+def command_named(name: str) -> Command:
+    """The subcommand of this name, such as `ls` or `daemon start`."""
+    group, _, word = name.partition(" ")
+    module = _module(group).SUBCOMMANDS[word] if word else COMMANDS[group]
+    command: Command = import_module(f"atmost.cli.{module}").COMMANDS[name]
+    return command
+
+
+def parser_of(name: str, command: Command) -> Parser:
+    """What reads its options."""
+    parser = Parser(f"atmost {name}", f"atmost {name} {command.usage}".rstrip(), command.about)
+    command.options(parser)
+    return parser
+
+
+def subcommands(group: str) -> list[str]:
+    """The words that can stand behind this command; none if it is no group."""
+    return list(_module(group).SUBCOMMANDS) if group in GROUPS else []
+
+
+def every_command() -> list[str]:
+    """The names of all."""
+    return [
+        name
+        for command in COMMANDS
+        for name in [f"{command} {word}" for word in subcommands(command)] or [command]
+    ]
+
+
+def _module(command: str) -> Any:
+    return import_module(f"atmost.cli.{COMMANDS[command]}")
 
 
 def _before_the_command(arguments: list[str]) -> tuple[str | None, str, list[str]]:
@@ -151,6 +202,19 @@ def _before_the_command(arguments: list[str]) -> tuple[str | None, str, list[str
     return socket, name, arguments[at + 1 :]
 
 
+def _of_group(group: str, rest: list[str]) -> tuple[str, list[str]]:
+    """The full name of the subcommand, and what is behind it."""
+    of = _module(group)
+    if rest and rest[0] in of.SUBCOMMANDS:
+        return f"{group} {rest[0]}", rest[1:]
+    parser = Parser(f"atmost {group}", f"atmost {group} COMMAND ...", "")
+    parser.format_help = lambda: of.HELP  # type: ignore[method-assign]
+    if not rest:
+        parser.exit(2, of.HELP)
+    parser.parse_known_args(rest[:1])  # it may be --help
+    parser.error(f"there is no command {rest[0]!r}; see: atmost {group} --help")
+
+
 def _parse(parser: Parser, command: Command, arguments: list[str]) -> argparse.Namespace:
     """argparse reads the options; what it leaves are the names, wherever they stand."""
     behind: list[str] | None = None
@@ -164,8 +228,8 @@ def _parse(parser: Parser, command: Command, arguments: list[str]) -> argparse.N
         if word.startswith("-") and word != "-":
             escape = "is said as --slots=NAME=1" if command.becomes else "goes behind `--`"
             parser.error(f"there is no option {word}; a NAME that begins with - {escape}")
-    if command.becomes:
-        given.behind = behind
+    if command.becomes or command.takes_rest:
+        given.behind = behind or []
     elif behind:
         names += behind
     given.names = _names(parser, command, names)
@@ -180,6 +244,9 @@ def _names(parser: Parser, command: Command, names: list[str]) -> list[str]:
         parser.error(str(error))
     if len(found) < command.names_min:
         parser.error("NAME is missing")
+    for word in found:
+        if command.choices and word not in command.choices:
+            parser.error(f"{word!r:.80} is not valid: expected {', '.join(command.choices)}")
     if command.names_max is not None and len(found) > command.names_max:
         parser.error(f"there is no use for {found[command.names_max]!r}")
     return found

@@ -14,7 +14,7 @@ EXIT_NOT_ACCEPTED = 1
 
 def recover(given: Namespace) -> int:
     """Tell what would be lost, or lose it."""
-    with Client(given.socket) as client:
+    with Client(given.socket, _start=False) as client:
         answer = client._ask(wire.Recover, given.accept_loss)
     assert isinstance(answer, wire.Loss)
     if not answer.texts:

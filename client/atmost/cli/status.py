@@ -10,7 +10,7 @@ from atmost.cli import output
 from atmost.cli.parser import Command, json_option, no_options
 from atmost.connecting import check_owner
 from atmost.errors import AtmostError, DaemonUnavailable
-from atmost.paths import socket_paths
+from atmost.paths import SocketPath, socket_paths
 from atmost.sync import Client
 
 EXIT_RUNS = 0  # the exit codes of `status` are those of the LSB
@@ -35,7 +35,7 @@ FIELDS = (
 def status(given: Namespace) -> int:
     """Whether the daemon runs, and what it says of itself."""
     try:
-        with Client(given.socket) as client:
+        with Client(given.socket, _start=False) as client:
             record = client.status()
     except AtmostError as error:
         return _no_status(given, error)
@@ -49,12 +49,13 @@ def status(given: Namespace) -> int:
 
 def sockname(given: Namespace) -> int:
     """The path of the socket that a client uses."""
-    output.write_lines([[_listening(given.socket) or _where_a_daemon_would_listen(given.socket)]])
+    at = listening(given.socket)
+    output.write_lines([[at.path if at else _where_a_daemon_would_listen(given.socket)]])
     return 0
 
 
 def _no_status(given: Namespace, error: AtmostError) -> int:
-    there = not isinstance(error, DaemonUnavailable) or _listening(given.socket) is not None
+    there = not isinstance(error, DaemonUnavailable) or listening(given.socket) is not None
     if given.json:
         state = "no_answer" if there else "not_running"
         output.write_json({"state": state, "reason": str(error)})
@@ -62,7 +63,7 @@ def _no_status(given: Namespace, error: AtmostError) -> int:
     return EXIT_NO_ANSWER if there else EXIT_NOT_RUNNING
 
 
-def _listening(given: str | None) -> str | None:
+def listening(given: str | None) -> SocketPath | None:
     """The first of the paths to try where somebody listens, whether or not they answer us."""
     for at in socket_paths(given):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -71,10 +72,10 @@ def _listening(given: str | None) -> str | None:
                 probe.connect(at.path)
                 check_owner(at, probe)
             except (BlockingIOError, PermissionError):
-                return at.path
+                return at
             except OSError:
                 continue
-        return at.path
+        return at
     return None
 
 
