@@ -26,6 +26,7 @@ _FILES = tuple(
         "sync",
         "sync_blocks",
         "sync_connection",
+        "sync_reconnecting",
         "sync_socket",
         "exchange",
         "reconnecting",

@@ -68,6 +68,7 @@ CLIENT_ORDER = [
     "asyncio_blocks",
     "asyncio_connection",
     "sync_connection",
+    "sync_reconnecting",
     "sync_caller",
     "sync_socket",
     "starting",

@@ -130,7 +130,7 @@ class Concurrency:
 
     def __enter__(self) -> Grant:
         grant = self._client._acquire(self._asked, this_thread.caller, self)
-        if type(self) is Concurrency:
+        if self.__class__ is Concurrency:  # no call, after which Python would look for signals
             self.__class__ = _Entered
         return grant
 
@@ -146,7 +146,7 @@ class Concurrency:
             while entry is not None and not self._take(entry):
                 entry = self._mine()
             lost = self._end(entry)
-            if not self._entered and type(self) is _Entered:
+            if not self._entered and self.__class__ is _Entered:
                 self.__class__ = Concurrency  # type: ignore[assignment]
         except BaseException:  # rule 1
             self._end(entry or self._mine())

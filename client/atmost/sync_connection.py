@@ -18,7 +18,6 @@ import contextlib
 import functools
 import math
 import os
-import select
 import sys
 import threading
 import time
@@ -49,29 +48,18 @@ from atmost.exchange import (
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
 from atmost.sync_caller import Caller, this_thread
+from atmost.sync_reconnecting import (
+    HELPER,
+    Call,
+    OutOfPatience,
+    Reconnects,
+    seconds_left,
+    why_broken,
+)
 from atmost.sync_socket import Socket
 
-_HELPER = 0  # the helper thread's place among the calls; requests are numbered from 1
 
-
-class _Call:
-    """A request that waits for its answer."""
-
-    __slots__ = ("answer", "caller", "number", "wake")
-
-    def __init__(self, caller: Caller) -> None:
-        self.caller = caller
-        self.number = 0  # of the request; 0 until it has one
-        self.answer: Answer | None = None
-        self.wake: threading.Lock | None = None  # held while its thread sleeps
-
-
-class _OutOfPatience(Exception):
-    """No answer, not even that the time is up. Not a TimeoutError: a program's own signal handler
-    may raise one of those while we wait."""
-
-
-class Connection:
+class Connection(Reconnects):
     """One session with the daemon, shared by the threads of this process.
 
     Rule 1: `_lock` guards every field; it is never held while waiting for an answer.
@@ -97,7 +85,7 @@ class Connection:
         self._make_lock()
         self._level = level  # of the calls that go by it: Caller.depth
         self._exchange = exchange
-        self._calls: dict[int, _Call] = {}  # by request
+        self._calls: dict[int, Call] = {}  # by request
         self._reading = False  # a thread reads for all
         self.lost: AtmostError | None = None  # why this session is over
         self._at = at
@@ -244,7 +232,7 @@ class Connection:
             try:
                 self._socket.send(frame)
             except OSError as error:
-                self._disconnect(_why_broken(error))
+                self._disconnect(why_broken(error))
 
     # Waiting
 
@@ -252,7 +240,7 @@ class Connection:
         self, caller: Caller, patience: float | None, ask: Callable[..., bytes], *arguments: Any
     ) -> Any:
         """Send a request and wait for its answer; an exception leaves nothing of it behind."""
-        call = _Call(caller)
+        call = Call(caller)
         depth = caller.depth
         try:
             caller.depth = self._level + 1
@@ -271,7 +259,7 @@ class Connection:
                 return answer
         except BaseException as error:
             self._give_up(call)
-            if isinstance(error, _OutOfPatience):
+            if isinstance(error, OutOfPatience):
                 assert patience is not None
                 raise unavailable(self._at, self._why_no_answer(patience)) from None
             raise
@@ -286,7 +274,7 @@ class Connection:
             return self._away.not_back(patience)
         return f"it is there, but gave no answer within {patience:g} s"
 
-    def _wait(self, call: _Call, deadline: float | None) -> None:
+    def _wait(self, call: Call, deadline: float | None) -> None:
         """Return when the call has its answer."""
         leads = False
         try:
@@ -303,15 +291,15 @@ class Connection:
                     self._pick_up()
                 if leads:
                     self._lead(call, deadline)
-                elif not wake.acquire(timeout=-1 if deadline is None else _left(deadline)):
-                    raise _OutOfPatience
+                elif not wake.acquire(timeout=-1 if deadline is None else seconds_left(deadline)):
+                    raise OutOfPatience
         finally:
             if leads:
                 self._reading = False  # at once: another exception could come with the first call
                 if self._calls or self.lost or self._exchange.unsettled:  # nearly never
                     self._hand_over()
 
-    def _lead(self, call: _Call, deadline: float | None) -> None:
+    def _lead(self, call: Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
             if self._put_down:
@@ -334,7 +322,7 @@ class Connection:
             try:
                 self._socket.receive()
             except OSError as error:
-                gone = _why_broken(error)
+                gone = why_broken(error)
         with self._lock:
             if self.lost:
                 return
@@ -356,10 +344,10 @@ class Connection:
                 self._settle_if_nobody_does()
 
     def _await_bytes(self, deadline: float) -> None:
-        if not self._socket.wait(_left(deadline)):
-            raise _OutOfPatience
+        if not self._socket.wait(seconds_left(deadline)):
+            raise OutOfPatience
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, call: Call) -> None:
         """The caller does not wait any longer. A grant that is on its way is let go of too."""
         with self._lock:
             self._calls.pop(call.number, None)
@@ -429,9 +417,9 @@ class Connection:
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
                 self._away.back()
-            if _HELPER in self._calls and not self._exchange.unsettled:
-                self._answer(self._calls[_HELPER], wire.Done(_HELPER))
-                del self._calls[_HELPER]
+            if HELPER in self._calls and not self._exchange.unsettled:
+                self._answer(self._calls[HELPER], wire.Done(HELPER))
+                del self._calls[HELPER]
         except AtmostError as error:
             self._exchange.lose_all(str(error))
             self._lose(said_by(self._at, error))
@@ -440,7 +428,7 @@ class Connection:
             raise
         self._socket.received.clear()
 
-    def _answer(self, call: _Call, answer: Answer) -> None:
+    def _answer(self, call: Call, answer: Answer) -> None:
         call.answer = answer
         wake, call.wake = call.wake, None
         if wake is not None:
@@ -462,49 +450,7 @@ class Connection:
             self._answer(call, self.lost)
         self._calls = {}
 
-    # A connection that is lost: called with the lock
-
-    def _disconnect(self, why: str) -> None:
-        """Nothing more can be sent. What has come can still be read."""
-        if self._connected:
-            self._away.lost(time.monotonic(), why)
-            self._exchange.disconnected()
-            self._socket.shut_down()  # wakes the thread that reads
-            self._connected = False  # last: if an exception comes before, this is done again
-
-    def _end_connection(self, why: str) -> None:
-        """Nor can anything be read: who reads connects again."""
-        self._disconnect(why)
-        self._socket.received.clear()
-        self._socket.close()
-        self._fail_if_away_too_long()
-
-    def _resume(self) -> None:
-        """Say all that this session has on the connection that was just made."""
-        if self.lost:
-            self._socket.close()
-            return
-        now = time.monotonic()
-        self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
-        self._socket.begin(self._exchange.resume(now))
-        self._connected = True
-
-    def _fail_if_away_too_long(self) -> None:
-        """Who waits is told, if the daemon does not come back in time. What is held is still held."""
-        if not self._away.gave_up(time.monotonic()):
-            return
-        why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
-        for number, call in list(self._calls.items()):
-            if number != _HELPER:
-                self._send(self._exchange.release(number))
-                self._answer(call, why)
-                self._calls.pop(number, None)
-
-    def _poke(self) -> None:
-        """The leader need not wait any longer before its next try."""
-        pausing, self._pausing = self._pausing, None
-        if pausing is not None:
-            pausing.release()
+    # The helper
 
     def _settle_if_nobody_does(self) -> None:
         """Rule 4."""
@@ -512,82 +458,19 @@ class Connection:
             return
         if sys.is_finalizing():
             return  # no thread would start any more, and start() would wait for it; we are gone soon
-        call = self._calls[_HELPER] = _Call(Caller())
+        call = self._calls[HELPER] = Call(Caller())
         helper = threading.Thread(
             target=self._settle, args=(call,), name="atmost-reconnect", daemon=True
         )
         try:
             helper.start()
         except BaseException as error:
-            call.answer = wire.Done(_HELPER)  # if it runs after all
-            self._calls.pop(_HELPER, None)
+            call.answer = wire.Done(HELPER)  # if it runs after all
+            self._calls.pop(HELPER, None)
             if not isinstance(error, RuntimeError):  # the interpreter ends, and so this process
                 raise
 
-    # A connection that is lost: called by who reads, without the lock
-
-    def _reconnect(self, deadline: float | None) -> None:
-        """Try once to connect, or wait until it is time for that."""
-        pause = self._pause()
-        if pause is not None:
-            left = _left(self._away.next)
-            if deadline is not None and _left(deadline) < left:
-                if not pause.acquire(timeout=_left(deadline)):
-                    raise _OutOfPatience
-            else:
-                pause.acquire(timeout=left)
-            return
-        try:
-            self._socket.connect(self._at)
-        except (OSError, MemoryError) as error:
-            with self._lock:
-                self._away.failed(_why(error))
-                self._exchange.refusal = None
-                self._fail_if_away_too_long()
-            return
-        try:
-            with self._lock:
-                self._resume()
-        except BaseException:
-            self._socket.close()  # it may not have been begun
-            raise
-
-    def _pause(self) -> threading.Lock | None:
-        """What to sleep on before the next try; None: the try is now."""
-        with self._lock:
-            now = time.monotonic()
-            if self._away.next <= now:
-                self._away.trying(now)
-                return None
-            self._pausing = pause = threading.Lock()
-            pause.acquire()
-            return pause
-
-    def _begin_connection(self, deadline: float | None) -> bool:
-        """Send what begins it. Returns whether there is something to read. (What is left of the
-        connection that was lost comes at once.)
-
-        A daemon that takes its time is waited for, even if the calls have given up: if we ended this
-        connection, that would release what is held.
-        """
-        until = self._welcome_by if deadline is None else min(deadline, self._welcome_by)
-        came = self._socket.wait(_left(until), writes=bool(self._socket.unsent))
-        if came & select.POLLOUT:
-            with self._lock:
-                try:
-                    self._socket.send_unsent()
-                except OSError as error:
-                    self._disconnect(_why_broken(error))
-        elif not came:
-            if deadline is not None and deadline <= self._welcome_by:
-                raise _OutOfPatience
-            with self._lock:
-                self._welcome_by = math.inf
-                self._away.failed("it is there, but does not say welcome")
-                self._fail_if_away_too_long()
-        return bool(came & ~select.POLLOUT)
-
-    def _settle(self, call: _Call) -> None:
+    def _settle(self, call: Call) -> None:
         """The helper thread: as one that waits until the daemon knows all that is left."""
         this_thread.caller.depth = self._level + 1
         try:
@@ -595,7 +478,7 @@ class Connection:
         finally:
             if call.answer is None:  # out of memory, say: another helper
                 with self._lock:
-                    self._calls.pop(_HELPER, None)
+                    self._calls.pop(HELPER, None)
                 self._hand_over()
         if self._ends_settled:
             self.close("the session was ended")
@@ -631,22 +514,6 @@ def settle(exchange: Exchange, at: SocketPath) -> None:
     connection._away.lost(time.monotonic(), "")
     with connection._lock:
         connection._settle_if_nobody_does()
-
-
-def _why_broken(error: OSError) -> str:
-    return f"the connection broke: {_why(error)}"
-
-
-def _why(error: OSError | MemoryError) -> str:
-    """What the socket's own error means; any other goes on: a signal handler of the program has
-    raised it."""
-    if isinstance(error, OSError) and error.errno is None:
-        raise error
-    return why_not_connected(error)
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
 
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
