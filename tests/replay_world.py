@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from atmost import wire
 from atmostd import records, recovery
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
+from atmostd.declared import Templates
 from atmostd.journal import Journal
 from atmostd.limit import Limit
 from atmostd.peer import Peer, Processes
@@ -22,6 +23,7 @@ from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry, request_of
 from atmostd.session import Session, Sessions
+from atmostd.snapshot import SavedTemplate
 from atmostd.ticket import Delete, Edit, State, Ticket
 from atmostd.turn import Turn
 
@@ -103,6 +105,7 @@ class World:
             bounds,
             refusals,
         )
+        self.registry.templates = Templates((SavedTemplate("gp?", 2, 0.3),))
         self.sessions = Sessions(
             self.registry, processes, self.clock, self.journal, bounds, refusals
         )
@@ -166,7 +169,7 @@ class World:
     def facts(self) -> Facts:
         return Facts(
             {name: self._limit(actor.limit) for name, actor in self.registry.actors.items()}
-            | {f"{name} implicit": actor.implicit for name, actor in self.registry.actors.items()},
+            | {f"{name} origin": actor.origin for name, actor in self.registry.actors.items()},
             {
                 session.began.session: (
                     session.began,

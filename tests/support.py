@@ -52,6 +52,8 @@ class RunningDaemon:
             *("--socket", str(self.socket)),
             *("--state-dir", str(self.state_dir)),
             *("--runtime-dir", str(self.folder / "run")),
+            # Not what this host's own daemon is told.
+            *(() if "--config" in self.options else ("--config", os.devnull)),
             *self.options,
         ]
 

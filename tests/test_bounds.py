@@ -17,7 +17,9 @@ import pytest
 
 from atmost import errors
 from atmost.asyncio import Client as AsyncClient
-from atmostd.config import BOUND_MAX, Bounds, Settings
+from atmostd.bounds import Bounds
+from atmostd.config import BOUND_MAX
+from atmostd.settings import Settings
 from tests.bad_manners import is_closed_with
 from tests.bounded import NOBODY, SOMEBODY, Bounded, bounded, needs_root, too_many
 from tests.protocol_client import Client, Failed, frame

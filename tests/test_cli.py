@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from atmost.cli.rates import rate_text, slots_per_second
+from atmost.rates import rate_text, slots_per_second
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 from tests.support_cli import Atmost, Terminal, client_of, shared, start

@@ -26,6 +26,8 @@ LIMIT_FIELDS = [
     "spent",
     "waiting",
     "implicit",
+    "origin",
+    "declared",
 ]
 
 
@@ -57,9 +59,9 @@ def test_ls_in_a_pipe_has_every_field_between_tabs(atmost: Atmost, client: Clien
     with client.acquire("db"):
         assert atmost("ls") == (
             0,
-            "api\t10\t0.5\tfalse\t0\t0\t0\t0\tfalse\n"
-            "db\t3\t0\ttrue\t1\t1\t0\t0\tfalse\n"
-            "new\t1\t0\tfalse\t0\t0\t0\t0\ttrue\n",
+            "api\t10\t0.5\tfalse\t0\t0\t0\t0\tfalse\thand\t-\n"
+            "db\t3\t0\ttrue\t1\t1\t0\t0\tfalse\thand\t-\n"
+            "new\t1\t0\tfalse\t0\t0\t0\t0\ttrue\timplicit\t-\n",
             "",
         )
 
@@ -155,10 +157,10 @@ def test_tables_on_a_terminal(daemon: RunningDaemon, client: Client) -> None:
     assert "\x1b[1mNAME  LIMIT  USED" in screen.text
     lines = [line.split() for line in re.sub(r"\x1b\[\d*m", "", screen.text).splitlines()]
     assert lines[:4] == [
-        ["NAME", "LIMIT", "USED", "HELD", "SPENT", "WAITING", "RATE", "STATE"],
-        ["api", "10", "0", "0", "0", "0", "100/min", "inactive"],
-        ["db", "3", "2", "2", "0", "0", "-", "active"],
-        ["new", "1", "0", "0", "0", "0", "-", "implicit"],
+        ["NAME", "LIMIT", "USED", "HELD", "SPENT", "WAITING", "RATE", "STATE", "FROM"],
+        ["api", "10", "0", "0", "0", "0", "100/min", "inactive", "hand"],
+        ["db", "3", "2", "2", "0", "0", "-", "active", "hand"],
+        ["new", "1", "0", "0", "0", "0", "-", "implicit", "implicit"],
     ]
     assert "atmost update NAME --limit N --enable" in screen.text
     assert "\x1b" not in plain.text

@@ -16,6 +16,7 @@ from atmost import errors
 from atmost.errors import (
     AcquireTimeout,
     AtmostError,
+    ConfigInvalid,
     DaemonOutdated,
     DaemonUnavailable,
     GrantLost,
@@ -24,6 +25,7 @@ from atmost.errors import (
     LimitExists,
     LimitInactive,
     LimitNotFound,
+    LimitsChanged,
     NeverFits,
     PermissionDenied,
     ProtocolError,
@@ -79,6 +81,11 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
         TooMany("waiting requests at one limit", 9, "waiters_per_limit"),
         ["waiting requests at one limit", "at most 9", "'waiters_per_limit'"],
     ),
+    (
+        ConfigInvalid("/etc/a.toml", ["line 2: limit = -1: expected a whole number", "b", "c"]),
+        ["/etc/a.toml", "line 2: limit = -1: expected", "2 mistakes more", "try again"],
+    ),
+    (LimitsChanged(), ["nothing was done", "try again"]),
     (
         DaemonUnavailable("/x y/s", "given", "there is no such socket"),
         ["/x y/s", "(given)", "there is no such socket", "atmostd --socket '/x y/s'"],

@@ -15,9 +15,9 @@ import msgpack
 import pytest
 
 from atmostd.__main__ import Daemon
-from atmostd.config import Settings
 from atmostd.connection import Connection
 from atmostd.journal import Journal
+from atmostd.settings import Settings
 from atmostd.store import Store
 from tests.bounded import bounded
 from tests.protocol_client import frame

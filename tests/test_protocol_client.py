@@ -341,7 +341,9 @@ def test_9_a_missing_limit_is_made_inactive(connect: Connect) -> None:
     client = connect()
     granted = client.ask("acquire", {"missing": 5})
     assert granted[4] == ["missing"]
-    assert client.ask("read_limit", "missing")[2] == ["missing", 1, 0.0, False, 0, 0, 0.0, 0, True]
+    record = client.ask("read_limit", "missing")[2]
+    assert record[:9] == ["missing", 1, 0.0, False, 0, 0, 0.0, 0, True]
+    assert record[9:11] == ["implicit", ""]
     assert refused(client, "acquire", {"missing": 1}, {}, None, True) == (
         "limit_inactive",
         {"names": ["missing"]},

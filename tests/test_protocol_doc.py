@@ -16,7 +16,7 @@ from msgspec import inspect as types
 from atmost import values, wire
 from atmost.errors import AtmostError
 from atmostd import config
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from tests import test_wire
 from tests.test_wire import bodies
 
@@ -27,6 +27,10 @@ NAMES |= {types.BytesType: "bytes", types.BoolType: "bool", types.AnyType: "any"
 RECORDS: dict[type[Any], str] = {
     wire.LimitRecord: "limit record",
     wire.TicketRecord: "ticket record",
+    wire.Declaration: "declaration",
+    wire.TemplateDeclaration: "template declaration",
+    wire.Change: "change",
+    wire.TemplateRecord: "template record",
 }
 
 

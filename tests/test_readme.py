@@ -35,7 +35,9 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE = (commands(block) for block in blocks("console"))
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE, FROM_A_FILE = (
+    commands(block) for block in blocks("console")
+)
 
 
 class Shell:
@@ -48,7 +50,7 @@ class Shell:
             _script(tools / name, f'exec {shlex.quote(sys.executable)} -m {name} "$@"')
         for name in SCRIPTS:
             _script(folder / name, "exit 0")
-        self._folder = folder
+        self.folder = folder
         self._environment = daemon.environment()
         self._environment["PATH"] = f"{tools}:{os.environ['PATH']}"
         self._behind: list[subprocess.Popen[str]] = []
@@ -76,7 +78,7 @@ class Shell:
         return subprocess.Popen(
             command,
             shell=True,
-            cwd=self._folder,
+            cwd=self.folder,
             env=self._environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -159,6 +161,15 @@ def test_service() -> None:
             assert "would write /etc/systemd/system/atmostd.service" in said
             enable = next(line for line in SERVICE if "enable" in line)
             assert enable.removeprefix("sudo ") in said
+
+
+def test_limits_in_a_file(shell: Shell) -> None:
+    (toml,) = blocks("toml")
+    (shell.folder / "limits.toml").write_text(toml)
+    printed = [shell.run(command) for command in FROM_A_FILE]
+    assert "3 new, 0 changed, 0 deleted; nothing was done (--dry-run)" in printed[0]
+    assert printed[3] == "user-*\t3\t2\thand\t-\n"
+    assert printed[-1] == "atmost: nothing to change: all is as the file says\n"
 
 
 def test_snippets(daemon: RunningDaemon) -> None:

@@ -37,7 +37,7 @@ STEP = st.tuples(
             *["release"] * 3,
             *["turn"] * 4,
             *["sleep"] * 2,
-            *("create", "edit", "edit", "delete", "checkpoint", "read"),
+            *("create", "edit", "edit", "delete", "checkpoint", "read", "sweep"),
             *("leave", "detach", "attach", "keep", "resume", "kill"),
         ]
     ),
@@ -179,6 +179,10 @@ class Script:
         for actor in self.world.registry.actors.values():
             actor.limit.active_slots(self.world.now)
 
+    def _sweep(self, *_: int) -> None:
+        """Limits that a template has made are looked at."""
+        self.world.registry._templated._sweep()
+
     def _turn(self, *_: int) -> None:
         """Handled by whoever runs the script."""
 
@@ -242,9 +246,11 @@ def test_a_restart_at_the_end_of_any_turn_changes_nothing(steps: list[Step]) -> 
 def test_a_limit_that_was_set_by_hand_is_not_one_that_may_be_forgotten(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path / "first", FakeProcesses()).begin()
-        actor = world.registry.make("used first", 1, 0.0, active=False, implicit=True, made_by=0)
+        actor = world.registry.make(
+            "used first", 1, 0.0, active=False, origin="implicit", made_by=0
+        )
         await world.settle()
-        world.registry.set_implicit(actor, False)
+        world.registry.set_origin(actor, "hand")
         actor.post(Edit(limit=5, active=True))
         await world.settle()
         after = replayed(world, tmp_path / "second")

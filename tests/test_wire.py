@@ -22,7 +22,17 @@ import pytest
 
 from atmost import errors, wire
 from atmost.errors import AtmostError, ProtocolError
-from atmost.wire import FRAME_BYTES_MAX, PREFIX_BYTES, FrameReader, LimitRecord, TicketRecord
+from atmost.wire import (
+    FRAME_BYTES_MAX,
+    PREFIX_BYTES,
+    Change,
+    Declaration,
+    FrameReader,
+    LimitRecord,
+    TemplateDeclaration,
+    TemplateRecord,
+    TicketRecord,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 FRAMES = GOLDEN / "frames.bin"
@@ -32,30 +42,58 @@ CLIENT_KINDS: tuple[type[wire.Message], ...] = get_args(wire.ClientMessage)
 DAEMON_KINDS: tuple[type[wire.Message], ...] = get_args(wire.DaemonMessage)
 KINDS = {kind.__struct_config__.tag: kind for kind in (*CLIENT_KINDS, *DAEMON_KINDS)}
 ABOUT = {"from", "what", "type"}  # in a line of the index; the rest are the message's fields
-RECORDS = {"limit": LimitRecord, "limits": LimitRecord, "tickets": TicketRecord}
+RECORDS: dict[tuple[str, str], type[wire.Message]] = {
+    ("limit", "limit"): LimitRecord,
+    ("limits", "limits"): LimitRecord,
+    ("tickets", "tickets"): TicketRecord,
+    ("draft", "limits"): Declaration,
+    ("draft", "templates"): TemplateDeclaration,
+    ("changes", "changes"): Change,
+    ("templates", "templates"): TemplateRecord,
+}
 
 
 def message_of(line: dict[str, Any]) -> wire.Message:
     """The message that a line of the index describes."""
     kind = KINDS[line["type"]]
-    return kind(**{name: _value(name, line[name]) for name in line if name not in ABOUT})
+    of = line["type"]
+    return kind(**{name: _value(of, name, line[name]) for name in line if name not in ABOUT})
 
 
 def is_full(line: dict[str, Any]) -> bool:
     """Whether it has every field of today; an older frame lacks the latest."""
-    return set(line) - ABOUT == set(KINDS[line["type"]].__struct_fields__)
+    if set(line) - ABOUT != set(KINDS[line["type"]].__struct_fields__):
+        return False
+    for name, value in line.items():
+        record = RECORDS.get((line["type"], name))
+        if record is not None:
+            for one in value if isinstance(value, list) else [value]:
+                if set(one) != set(record.__struct_fields__):
+                    return False
+    return True
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(of: str, name: str, value: Any) -> Any:
     match value:
         case {"hex": digits}:
             return bytes.fromhex(digits)
-        case [{}, *_] if name in RECORDS:
-            return [RECORDS[name](**record) for record in value]
-        case {} if name in RECORDS:
-            return RECORDS[name](**value)
+        case [{}, *_] if (of, name) in RECORDS:
+            return [
+                msgspec.convert(_row(one, RECORDS[of, name]), RECORDS[of, name]) for one in value
+            ]
+        case {} if (of, name) in RECORDS:
+            return RECORDS[of, name](**value)
         case _:
             return value
+
+
+def _row(record: dict[str, Any], kind: type[wire.Message]) -> list[Any]:
+    """As an array, with arrays inside."""
+    return [
+        list(record[name].values()) if isinstance(record[name], dict) else record[name]
+        for name in kind.__struct_fields__
+        if name in record
+    ]
 
 
 def bodies(data: bytes) -> list[bytes]:
@@ -117,7 +155,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if isinstance(value, msgspec.Struct):
-        return list(msgspec.structs.astuple(value))
+        return [_plain(one) for one in msgspec.structs.astuple(value)]
     return value
 
 

@@ -76,7 +76,9 @@ class Limit(Struct, frozen=True):
     name; limit: slots that can be occupied at the same time; slot_decay_per_second: how many of the
     spent ones become free again; active: whether it is enforced; active_slots: occupied now, held +
     spent, rounded up; held: slots held; spent: slots spent, with the fraction that is left; waiting:
-    requests in line; implicit: made by a request that named it, not by anyone's create.
+    requests in line; implicit: made by a request that named it, not by anyone's create; origin: where its
+    settings come from: hand, file, template or implicit; declared: what the configuration file says of it,
+    if that is another thing.
     """
 
     name: str
@@ -88,6 +90,8 @@ class Limit(Struct, frozen=True):
     spent: float
     waiting: int
     implicit: bool
+    origin: str = ""
+    declared: str = ""
 
     @classmethod
     def of(cls, record: wire.LimitRecord) -> Limit:

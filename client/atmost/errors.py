@@ -15,6 +15,8 @@
     ├── StateNotSaved       (OSError)          the change could not be made durable, so it was not made
     ├── StateUnavailable                       the state cannot be trusted; an operator has to decide
     ├── TooMany                                a bound against abuse was reached
+    ├── ConfigInvalid                          a file that declares settings or limits has mistakes
+    ├── LimitsChanged                          what was to be committed was made for limits as they were
     ├── DaemonUnavailable   (ConnectionError)  no daemon answers
     ├── DaemonOutdated                         the daemon is older than this client, and can't do that
     └── ProtocolError                          the two ends do not understand each other
@@ -33,6 +35,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AcquireTimeout",
     "AtmostError",
+    "ConfigInvalid",
     "DaemonOutdated",
     "DaemonUnavailable",
     "GrantLost",
@@ -41,6 +44,7 @@ __all__ = [
     "LimitExists",
     "LimitInactive",
     "LimitNotFound",
+    "LimitsChanged",
     "NeverFits",
     "PermissionDenied",
     "ProtocolError",
@@ -334,6 +338,36 @@ class TooMany(AtmostError):
         self.setting = setting
 
 
+class ConfigInvalid(AtmostError):
+    """The file at `path` has `mistakes`, each a sentence; nothing of it is in force."""
+
+    code = "config_invalid"
+
+    def __init__(self, path: str, mistakes: Sequence[str]) -> None:
+        more = len(mistakes) - 1
+        super().__init__(
+            f"{path}: {mistakes[0] if mistakes else 'it is wrong'}"
+            + (f" (and {_mistakes(more)} more)" if more > 0 else "")
+            + "; nothing of it was taken: mend that and try again",
+            path=path,
+            mistakes=list(mistakes),
+        )
+        self.path = path
+        self.mistakes = list(mistakes)
+
+
+class LimitsChanged(AtmostError):
+    """Limits or templates were changed since the changes to commit were listed; nothing was done."""
+
+    code = "limits_changed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "somebody else has changed limits meanwhile, so nothing was done: look at what would "
+            "change now, and try again"
+        )
+
+
 class DaemonUnavailable(AtmostError, ConnectionError):
     """No daemon answers. `path`: the socket that was tried; `source`: where that path came from."""
 
@@ -402,6 +436,10 @@ def from_wire(code: str, message: str, fields: Mapping[str, Any]) -> AtmostError
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def _mistakes(count: int) -> str:
+    return "1 mistake" if count == 1 else f"{count} mistakes"
 
 
 def _slots(count: int) -> str:

@@ -47,6 +47,8 @@ Answer = (
     | wire.DaemonStatus
     | wire.Done
     | wire.Loss
+    | wire.Changes
+    | wire.Templates
     | AtmostError
 )
 

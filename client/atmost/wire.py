@@ -28,6 +28,23 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What every message is: a msgpack array whose first element names its type."""
 
 
+class Declaration(Message, frozen=True, array_like=True):
+    """A limit as it shall be."""
+
+    name: str
+    limit: int
+    slot_decay_per_second: float = 0.0
+    active: bool = True
+
+
+class TemplateDeclaration(Message, frozen=True, array_like=True):
+    """What limits of these names shall be, once they are used; they are active."""
+
+    match: str  # a pattern as a shell has it, for the whole name
+    limit: int
+    slot_decay_per_second: float = 0.0
+
+
 # What a client sends
 
 
@@ -144,6 +161,45 @@ class Recover(Message, frozen=True, array_like=True, tag="recover"):
     accept_loss: bool = False  # move it aside, and go on without
 
 
+class Reload(Message, frozen=True, array_like=True, tag="reload"):
+    """Read the configuration file again. Answer: Done or Failed."""
+
+    request: int
+
+
+class Draft(Message, frozen=True, array_like=True, tag="draft"):
+    """A part of what limits and templates shall be, kept for ListChanges and Commit of this connection.
+    Answer: Done or Failed."""
+
+    request: int
+    limits: list[Declaration]
+    templates: list[TemplateDeclaration]  # in their order: the first that matches a name counts
+    begin: bool = False  # forget what was drafted before
+
+
+class ListChanges(Message, frozen=True, array_like=True, tag="list_changes"):
+    """What a Commit of the draft would do. Answer: Changes or Failed."""
+
+    request: int
+    prune: bool = False  # limits and templates that are not in the draft are deleted
+    after: int = 0  # go on behind so many of them
+
+
+class Commit(Message, frozen=True, array_like=True, tag="commit"):
+    """Do what ListChanges has told, all of it or nothing. Answer: Done or Failed."""
+
+    request: int
+    prune: bool
+    version: int  # of those Changes
+
+
+class ListTemplates(Message, frozen=True, array_like=True, tag="list_templates"):
+    """Templates in their order: the first that matches a name counts. Answer: Templates."""
+
+    request: int
+    after: int = 0  # go on behind so many of them
+
+
 ClientMessage = (
     Hello
     | Acquire
@@ -158,6 +214,11 @@ ClientMessage = (
     | ListTickets
     | Status
     | Recover
+    | Reload
+    | Draft
+    | ListChanges
+    | Commit
+    | ListTemplates
 )
 
 
@@ -202,6 +263,8 @@ class LimitRecord(Message, frozen=True, array_like=True):
     spent: float  # with the fraction that has not decayed yet
     waiting: int  # requests in its line
     implicit: bool  # made by a request that named it, not by anyone's create
+    origin: str = ""  # hand | file | template | implicit; empty: the daemon is too old to tell
+    declared: str = ""  # what the configuration file says, if it is another thing
 
 
 class TicketRecord(Message, frozen=True, array_like=True):
@@ -265,9 +328,59 @@ class Loss(Message, frozen=True, array_like=True, tag="loss"):
     texts: list[str]  # for people, a sentence each; none: all can be trusted
 
 
-DaemonMessage = Welcome | Granted | Failed | Limit | Limits | Tickets | DaemonStatus | Done | Loss
+class Change(Message, frozen=True, array_like=True):
+    """What a Commit does to one limit or template."""
 
-NEW_IN_2: frozenset[type[Message]] = frozenset()  # requests that version 1 does not know
+    kind: str  # limit | template
+    name: str  # of the limit, or the template's pattern
+    was: Declaration | None  # None: it is new
+    becomes: Declaration | None  # None: it is deleted
+    place: int = 0  # of a template that will stand elsewhere in their order, from 1
+
+
+class Changes(Message, frozen=True, array_like=True, tag="changes"):
+    """One part; ask again behind those you have while `more`."""
+
+    request: int
+    changes: list[Change]
+    more: bool
+    version: int  # of the limits that they were made for
+
+
+class TemplateRecord(Message, frozen=True, array_like=True):
+    """A template as it is now."""
+
+    match: str
+    limit: int
+    slot_decay_per_second: float
+    origin: str  # hand | file
+    declared: str  # what the configuration file says, if it is another thing
+
+
+class Templates(Message, frozen=True, array_like=True, tag="templates"):
+    """One page; ask again behind those you have while `more`."""
+
+    request: int
+    templates: list[TemplateRecord]
+    more: bool
+
+
+DaemonMessage = (
+    Welcome
+    | Granted
+    | Failed
+    | Limit
+    | Limits
+    | Tickets
+    | DaemonStatus
+    | Done
+    | Loss
+    | Changes
+    | Templates
+)
+
+# Requests that version 1 does not know.
+NEW_IN_2: frozenset[type[Message]] = frozenset({Reload, Draft, ListChanges, Commit, ListTemplates})
 
 
 def spoken(hello: Hello) -> int:

@@ -1,7 +1,8 @@
 """The daemon as a command: arguments -> files, registry, server -> run until told to stop.
 
 Exit codes: 0 stopped as told; 1 could not start (the last line says why); 2 wrong arguments;
-70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more.
+70 a broken invariant (EX_SOFTWARE): what it knew in memory could not be trusted any more;
+78 a wrong configuration file (EX_CONFIG): every mistake is on stderr.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -24,20 +26,23 @@ import uvloop
 from atmost import paths
 from atmost.wire import DaemonStatus
 from atmostd import config, log, recovery, systemd
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
-from atmostd.config import Settings
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
+from atmostd.declared import Word
 from atmostd.door import Door
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Admins, Processes, can_tell_processes_apart
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
+from atmostd.reloading import Reloading
 from atmostd.server import GivenSocket, ListeningSocket, SocketError, SocketFile, serve
 from atmostd.session import Sessions
+from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
 from atmostd.systemd import Manager, NotUsable
@@ -56,9 +61,16 @@ _log = logging.getLogger("atmostd")
 class Daemon:
     """All parts of one daemon, put together."""
 
-    def __init__(self, settings: Settings, store: Store, journal: Journal) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        journal: Journal,
+        read_again: Callable[[], Settings] | None = None,
+    ) -> None:
+        """`read_again`: the settings as the configuration file has them now. Raises ConfigInvalid."""
         self.clock = boot_time
-        self.bounds = settings.bounds.within(_descriptors())
+        self.bounds = self.bounds_within(settings.bounds)
         self.refusals = Refusals(self.bounds, self.clock)
         self.admins = Admins(settings.admin_gid)
         self.door = Door(self.bounds, self.refusals)
@@ -87,6 +99,10 @@ class Daemon:
         self.configuration = Configuration(
             self.registry, store, self._tokens, self.turn, self.clock, self._boot_id
         )
+        if read_again is not None:
+            self._reloading = Reloading(settings, read_again, self)
+            self.configuration.read_file = self._reloading.read
+            self.configuration.on_read = self._reloading.take_over
         self._started_at = self.clock()
 
     async def run(
@@ -101,6 +117,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self.configuration.reload)
         recovery.replay(recorded or (), self.registry, self.sessions)
         if recorded is not None and self._journal.is_behind:
             _log.warning(
@@ -119,6 +136,9 @@ class Daemon:
             )
             self.sessions.let_holders_come_first()
         await self.turn.over()  # the limits are as they were saved; only then save them again
+        if self._settings.config_path is not None:
+            word = Word.of(self._settings.limits, self._settings.templates)
+            await self.configuration.say_at_start(word)
         await self._save_first(trusted=saved is not None and not lost)
         self._journal.begin(
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
@@ -163,6 +183,10 @@ class Daemon:
         await self._stop_in_order()
         self._alarm.close()
         self._journal.close()
+
+    def bounds_within(self, bounds: Bounds) -> Bounds:
+        """These, as far as there are descriptors for them."""
+        return bounds.within(_descriptors())
 
     def status(self, request: int) -> DaemonStatus:
         """What the daemon says of itself."""
@@ -289,10 +313,11 @@ def main(arguments: list[str] | None = None) -> int:
                 f"Linux {os.uname().release} cannot say when a process dies: "
                 f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later"
             )
-        log.begin()
+        log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
         faulthandler.enable()  # whom the watchdog shoots says where it was
         _allow_many_descriptors()
-        _serve(settings, started_by)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+        _serve(settings, started_by, arguments)
         return 0
     except (NotUsable, SocketError, StoreError, JournalError) as error:
         print(f"atmostd: {error}", file=sys.stderr)
@@ -306,17 +331,25 @@ def main(arguments: list[str] | None = None) -> int:
         started_by.notifier.close()
 
 
-def _serve(settings: Settings, started_by: Manager) -> None:
+def _serve(settings: Settings, started_by: Manager, arguments: list[str] | None) -> None:
     """Until told to stop. Raises NotUsable, SocketError, StoreError or JournalError: it can't begin."""
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())
     socket_file = _socket_file(settings, started_by)
+
+    def as_it_listens(told: Settings) -> Settings:
+        given = isinstance(socket_file, GivenSocket)
+        return replace(told, socket=socket_file.path) if given else told
+
+    def read_again() -> Settings:
+        return as_it_listens(Settings.read(arguments))
+
     try:
         kept = Kept(store, journal)
         kept.open()
-        settings = replace(settings, socket=socket_file.path)
+        settings = as_it_listens(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, store, journal, socket_file, started_by, kept))
+            runner.run(_run(settings, store, journal, socket_file, started_by, kept, read_again))
     finally:
         socket_file.close()
         store.close()
@@ -329,13 +362,14 @@ async def _run(
     socket_file: ListeningSocket,
     started_by: Manager,
     kept: Kept,
+    read_again: Callable[[], Settings],
 ) -> None:
     if kept.damages:
         closed = Closed(settings, kept.damages, kept.accept_loss)
         accepted = await closed.run(socket_file, started_by)
         if not accepted:
             return
-    daemon = Daemon(settings, store, journal)
+    daemon = Daemon(settings, store, journal, read_again)
     await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, started_by)
 
 
@@ -343,7 +377,7 @@ def _socket_file(settings: Settings, started_by: Manager) -> ListeningSocket:
     """The socket that we were given, else one of our own. Raises SocketError."""
     if started_by.listening is not None:
         return GivenSocket(started_by.listening)
-    return SocketFile(settings.socket, settings.socket_mode)
+    return SocketFile(settings.socket, settings.socket_mode, settings.socket_gid)
 
 
 def kernel_will_do(release: str) -> bool:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 
 from atmostd.clock import Clock
+from atmostd.declared import IMPLICIT
 from atmostd.limit import Limit
 from atmostd.ticket import Arrive, Effect, Event, Tick
 from atmostd.turn import Turn
@@ -38,11 +39,11 @@ class Surroundings:
 class Actor:
     """Post events; the rest happens in their order."""
 
-    __slots__ = ("_around", "_awake", "_coroutine", "_inbox", "implicit", "limit")
+    __slots__ = ("_around", "_awake", "_coroutine", "_inbox", "limit", "origin")
 
-    def __init__(self, limit: Limit, implicit: bool, around: Surroundings) -> None:
+    def __init__(self, limit: Limit, origin: str, around: Surroundings) -> None:
         self.limit = limit
-        self.implicit = implicit  # made by a request that named it
+        self.origin = origin  # who has set it: declared.py
         self._around = around
         self._inbox: deque[Event] = deque()
         self._awake = False
@@ -56,6 +57,16 @@ class Actor:
         return not any(
             isinstance(event, Arrive) and len(event.ticket.parts) > 1 for event in self._inbox
         )
+
+    @property
+    def implicit(self) -> bool:
+        """Whether a request has made it, and nobody has set it since."""
+        return self.origin == IMPLICIT
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nobody holds slots, waits, or has a message on its way."""
+        return not (self.limit.holders or self.limit.line or self._inbox)
 
     def post(self, event: Event) -> None:
         """Put a message into the inbox. It acts within this turn of the loop."""

@@ -27,12 +27,12 @@ from atmost.errors import (
 from atmost.wire import DaemonStatus, Hello, Keep, Loss, Recover, Release, Status, Welcome
 from atmostd import config
 from atmostd.clock import NANOSECONDS, boot_time
-from atmostd.config import Settings
 from atmostd.damage import Damage
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.peer import Admins, credentials
 from atmostd.server import ListeningSocket, serve
 from atmostd.session import failed
+from atmostd.settings import Settings
 from atmostd.systemd import Manager
 from atmostd.watch import Watch
 

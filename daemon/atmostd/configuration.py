@@ -3,6 +3,8 @@
 Rule 1: a change is on disk before it is made, and made before it is answered. What could not be
 written is refused, and nothing has changed.
 Rule 2: changes that come while one write is under way share the next.
+Rule 3: what concerns many limits at once (a draft's commit, a new word of the configuration file) is one
+write as well; others have their turn of the loop while it is made.
 """
 
 from __future__ import annotations
@@ -11,16 +13,41 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol, assert_never
 
 from atmost import values
 from atmost.errors import AtmostError, LimitExists, LimitNotFound, StateNotSaved
-from atmost.wire import CreateLimit, DeleteLimit, LimitRecord, UpdateLimit
+from atmost.wire import (
+    Changes,
+    Commit,
+    CreateLimit,
+    DeleteLimit,
+    Done,
+    LimitRecord,
+    ListChanges,
+    Message,
+    Reload,
+    UpdateLimit,
+)
 from atmostd import config
 from atmostd.actor import Actor
 from atmostd.clock import Clock
-from atmostd.listing import limit_record
+from atmostd.declared import (
+    HAND,
+    IMPLICIT,
+    TEMPLATE,
+    Declared,
+    Steps,
+    TemplateRows,
+    Templates,
+    Word,
+    news,
+    templates_after,
+)
+from atmostd.drafts import Plan, Uploaded, changes_of_limits, changes_of_templates
+from atmostd.garbage import collected_later
+from atmostd.listing import declared_of, limit_record, page_of_changes
 from atmostd.registry import Registry
 from atmostd.snapshot import SavedLimit, State
 from atmostd.store import Store
@@ -30,7 +57,11 @@ from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
 
+LOOKS_AT_CLOCK_EVERY = 16  # limits
+GREAT_CHANGE = 1_000  # limits; fewer are put in force in a few milliseconds
+
 ChangeMessage = CreateLimit | UpdateLimit | DeleteLimit
+GreatMessage = ListChanges | Commit | Reload  # about many limits at once
 
 
 class Changer(Protocol):
@@ -39,17 +70,14 @@ class Changer(Protocol):
     def changed(self, request: int, record: LimitRecord | None) -> None:
         """The change is made and durable; None: the limit is gone."""
 
+    def answered(self, answer: Message) -> None:
+        """To a question, or to a great change."""
+
     def failed(self, request: int, error: AtmostError) -> None: ...
 
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """The settings of one limit."""
-
-    limit: int
-    slot_decay_per_second: float
-    active: bool
-    implicit: bool
+    @property
+    def draft(self) -> Uploaded:
+        """What it has drafted."""
 
 
 class Configuration:
@@ -71,7 +99,10 @@ class Configuration:
         self._turn = turn
         self._clock = clock
         self._boot_id = boot_id
-        self._inbox: list[tuple[ChangeMessage, Changer]] = []
+        self.read_file: Callable[[], Awaitable[tuple[str, Word | None]]] = _no_file
+        self.on_read = _nothing_else  # limits and templates are in force; now the rest of it
+        self._inbox: list[tuple[ChangeMessage | GreatMessage, Changer]] = []
+        self._version = 1  # of what was set: whether a plan was made for limits as they are
         self._unsaved = False  # something changed that nobody waits for
         self._stopping = False
         self._wake = asyncio.Event()
@@ -91,17 +122,24 @@ class Configuration:
         self._tokens.begin(mark)
         if state is None:
             return
+        self._take_word(
+            Word({said.name: said for said in state.said_limits}, tuple(state.said_templates)),
+            tuple(state.templates),
+        )
         saved_names = {saved.name for saved in state.limits}
         for name, actor in list(registry.actors.items()):
-            if name not in saved_names and not actor.implicit:
+            if name not in saved_names and actor.origin == HAND:
                 self._put_in_force(name, None)
         elapsed = self._since(state)
         for saved in state.limits:
             known = registry.actors.get(saved.name)
             if known is None:
                 self._make_again(saved, elapsed)
-            elif _declared(known) != _declared_in(saved):
-                self._put_in_force(saved.name, _declared_in(saved))
+            # Of what requests have made, the journal knows more.
+            elif (shall := _declared_in(saved)).origin == HAND and declared_of(known) != shall:
+                self._put_in_force(saved.name, shall)
+        for _ in self._edit_templated():
+            pass
 
     def _since(self, state: State) -> int:
         """Nanoseconds since this state was taken."""
@@ -110,8 +148,9 @@ class Configuration:
         return max(0, time.time_ns() - state.wall_time)
 
     def _make_again(self, saved: SavedLimit, elapsed: int) -> None:
+        shall = _declared_in(saved)
         actor = self._registry.make(
-            saved.name, saved.limit, saved.slot_decay_per_second, saved.active, saved.implicit
+            saved.name, shall.limit, shall.slot_decay_per_second, shall.active, shall.origin
         )
         now = self._clock()
         level = actor.limit.level
@@ -119,14 +158,19 @@ class Configuration:
         level.settled_at = now - elapsed
         level.settle(now)
 
-    def ask(self, message: ChangeMessage, changer: Changer) -> None:
+    def ask(self, message: ChangeMessage | GreatMessage, changer: Changer) -> None:
         """Put a change into the inbox."""
         self._inbox.append((message, changer))
         self._wake.set()
 
+    def reload(self) -> None:
+        """Read the configuration file again; what comes of it is in the log."""
+        self.ask(Reload(0), _OnlyLog())
+
     async def save(self) -> None:
         """Write what is true now. Raises OSError."""
-        await self._write(self._declared())
+        registry = self._registry
+        await self._write({}, registry.word, registry.templates.rows)
 
     def can_go_on_unsaved(self) -> bool:
         """Whether there are fencing tokens though the first save failed. Then the next try will come."""
@@ -140,42 +184,206 @@ class Configuration:
         while not self._stopping or self._inbox:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._inbox = self._inbox, []
-            await self._change(batch)
+            await self._change(self._next_batch())
+            while self._inbox:
+                message, changer = self._inbox[0]
+                if isinstance(message, ChangeMessage):
+                    await self._change(self._next_batch())
+                else:
+                    del self._inbox[0]
+                    await self._perform(message, changer)
+
+    def _next_batch(self) -> list[tuple[ChangeMessage, Changer]]:
+        """The changes by hand before the next message that concerns many limits."""
+        batch: list[tuple[ChangeMessage, Changer]] = []
+        for message, changer in self._inbox:
+            if not isinstance(message, ChangeMessage):
+                break
+            batch.append((message, changer))
+        del self._inbox[: len(batch)]
+        return batch
 
     def stop(self) -> None:
         """End run() when all that was asked is answered."""
         self._stopping = True
         self._wake.set()
 
-    # One batch
+    # Changes by hand, those that came together
 
     async def _change(self, batch: list[tuple[ChangeMessage, Changer]]) -> None:
-        draft = self._declared()
+        draft: dict[str, Declared | None] = {}
         accepted = []
+        steps: Steps = []
         for message, changer in batch:
             try:
-                _alter(draft, message)
-                accepted.append((message, changer, draft.get(message.name)))
+                declared = altered(message, draft.get(message.name, self._now(message.name)))
             except AtmostError as error:
                 changer.failed(message.request, error)
+                continue
+            draft[message.name] = declared
+            accepted.append((message, changer, declared))
+            steps.append((message.name, declared))
         if not accepted and not self._unsaved:
             return
-        self._unsaved = False
         try:
-            await self._write(draft)
-        except OSError as error:
-            self._unsaved = True
-            reason = error.strerror or str(error)
+            await self._make_so(steps)
+        except StateNotSaved as error:
             for message, changer, _ in accepted:
-                changer.failed(message.request, StateNotSaved(str(self._store.path), reason))
-            self._save_later()
+                changer.failed(message.request, error)
             return
-        for message, _, declared in accepted:
-            self._put_in_force(message.name, declared)
-        await self._turn.over()
         for message, changer, declared in accepted:
             changer.changed(message.request, self._record(message.name, declared))
+
+    # Many at once
+
+    async def _perform(self, message: GreatMessage, changer: Changer) -> None:
+        answer: Message
+        try:
+            match message:
+                case ListChanges():
+                    answer = await self._list_changes(message, changer.draft)
+                case Commit():
+                    plan = changer.draft.commit(message.prune, message.version, self._version)
+                    await self._make_so(plan.steps, templates=plan.templates)
+                    _log.info("%d limits and templates are as they were drafted", len(plan.changes))
+                    answer = Done(message.request)
+                case Reload():
+                    await self._reload()
+                    answer = Done(message.request)
+                case _:
+                    assert_never(message)
+        except AtmostError as error:
+            changer.failed(message.request, error)
+        else:
+            changer.answered(answer)
+
+    async def _list_changes(self, message: ListChanges, draft: Uploaded) -> Changes:
+        draft.check_begun()
+        plan = draft.plan
+        if plan is None or (plan.prune, plan.version) != (message.prune, self._version):
+            plan = Plan(message.prune, self._version)
+            names = list(self._registry.actors) if message.prune else []
+            await self._bit_by_bit(changes_of_limits(draft, plan, names, self._now))
+            changes_of_templates(draft, plan, self._registry.templates.rows)
+            draft.plan = plan
+        return Changes(
+            message.request, *page_of_changes(plan.changes, message.after), version=plan.version
+        )
+
+    async def _reload(self) -> None:
+        """Raises ConfigInvalid or StateNotSaved; then all is as it was."""
+        with collected_later():
+            await self._read_and_say()
+
+    async def _read_and_say(self) -> None:
+        path, word = await self.read_file()
+        if word is None:
+            _log.info("there is no configuration file at %s, and there was none", path)
+            return
+        try:
+            changed = await self._say(word)
+        except StateNotSaved as error:
+            _log.error("the configuration file %s was read, but %s", path, error)
+            raise
+        self.on_read()
+        _log.info("the configuration file %s was read again; %d limits changed", path, changed)
+
+    async def say_at_start(self, word: Word) -> None:
+        """What the file says when the daemon starts; save() is what makes it durable."""
+        with collected_later():
+            steps = await self._news(word)
+            for name, declared in steps:
+                self._put_in_force(name, declared)
+            self._take_word(word, self._templates_after(word))
+            await self._turn.over()
+            await self._bit_by_bit(self._edit_templated())
+        if steps:
+            _log.info("%d limits are as the configuration file says now", len(steps))
+
+    async def _say(self, word: Word) -> int:
+        steps = await self._news(word)
+        if steps or word != self._registry.word:
+            await self._make_so(steps, word, self._templates_after(word))
+        return len(steps)
+
+    async def _news(self, word: Word) -> Steps:
+        steps: Steps = []
+
+        def collect() -> Iterator[None]:
+            for step in news(self._registry.word, word, self._now):
+                if step is not None:
+                    steps.append(step)
+                yield
+
+        await self._bit_by_bit(collect())
+        return steps
+
+    def _templates_after(self, word: Word) -> TemplateRows:
+        registry = self._registry
+        return templates_after(registry.templates.rows, registry.word.templates, word.templates)
+
+    # What all of them come to
+
+    async def _make_so(
+        self, steps: Steps, word: Word | None = None, templates: TemplateRows | None = None
+    ) -> None:
+        """On disk in one write, then in force. Many limits are put in force in several turns of the
+        loop, so others may see some of them before the rest; nobody is told of any before all are.
+
+        Raises StateNotSaved, and nothing has changed.
+        """
+        registry = self._registry
+        rows = registry.templates.rows if templates is None else templates
+        self._unsaved = False
+        try:
+            await self._write(dict(steps), word or registry.word, rows)
+        except OSError as error:
+            self._unsaved = True
+            self._save_later()
+            raise StateNotSaved(str(self._store.path), error.strerror or str(error)) from error
+        with collected_later() if len(steps) > GREAT_CHANGE else contextlib.nullcontext():
+            await self._bit_by_bit(self._put_all_in_force(steps))
+            await self._turn.over()
+        if rows != registry.templates.rows or word is not None:
+            self._take_word(word or registry.word, rows)
+            await self._turn.over()
+            await self._bit_by_bit(self._edit_templated())
+        if steps or word is not None or templates is not None:
+            self._version += 1
+        await self._turn.over()
+
+    def _put_all_in_force(self, steps: Steps) -> Iterator[None]:
+        for name, declared in steps:
+            self._put_in_force(name, declared)
+            yield
+
+    def _take_word(self, word: Word, templates: TemplateRows) -> None:
+        self._registry.word = word
+        if templates != self._registry.templates.rows:
+            self._registry.templates = Templates(templates)
+
+    def _edit_templated(self) -> Iterator[None]:
+        """Limits that requests have made become as their templates are now; one that templates have made
+        and that has none any more stays until it is idle."""
+        registry = self._registry
+        for name in registry.made_by_requests():
+            actor = registry.actors.get(name)
+            shall = registry.templates.declared(name)
+            if actor is not None and shall is not None and declared_of(actor) != shall:
+                self._put_in_force(name, shall)
+            yield
+
+    async def _bit_by_bit(self, work: Iterator[None]) -> None:
+        """Do it, but give others their turn of the loop again and again."""
+        until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
+        for count, _ in enumerate(work):
+            if count % LOOKS_AT_CLOCK_EVERY == 0 and self._clock() > until:
+                await self._turn.over()
+                until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
+
+    def _now(self, name: str) -> Declared | None:
+        actor = self._registry.actors.get(name)
+        return None if actor is None else declared_of(actor)
 
     def _put_in_force(self, name: str, declared: Declared | None) -> None:
         """Make true what is on disk now; None: the limit is deleted."""
@@ -186,10 +394,11 @@ class Configuration:
                 registry.forget(name)
                 actor.post(Delete())
         elif actor is None:
-            registry.make(name, declared.limit, declared.slot_decay_per_second, declared.active)
+            rate = declared.slot_decay_per_second
+            registry.make(name, declared.limit, rate, declared.active, declared.origin)
         else:
             # Also a create: a request may have made it implicitly while the write was under way.
-            registry.set_implicit(actor, declared.implicit)
+            registry.set_origin(actor, declared.origin)
             actor.post(Edit(declared.limit, declared.slot_decay_per_second, declared.active))
 
     def _record(self, name: str, declared: Declared | None) -> LimitRecord | None:
@@ -197,17 +406,29 @@ class Configuration:
             return None
         actor = self._registry.actors.get(name)
         if actor is not None:
-            return limit_record(actor, self._clock())
+            return limit_record(actor, self._registry.word, self._clock())
         rate = declared.slot_decay_per_second  # deleted since, by the same batch
         return LimitRecord(name, declared.limit, rate, declared.active, 0, 0, 0.0, 0, False)
 
     # The state on disk
 
-    def _declared(self) -> dict[str, Declared]:
-        return {name: _declared(actor) for name, actor in self._registry.actors.items()}
-
-    async def _write(self, draft: dict[str, Declared]) -> None:
-        state = self._state(draft)
+    async def _write(
+        self, draft: Mapping[str, Declared | None], word: Word, templates: TemplateRows
+    ) -> None:
+        limits: list[SavedLimit] = []
+        await self._bit_by_bit(self._limits_saved(draft, limits))
+        # Now, after the levels: they have decayed less than they will have been given time for, never
+        # more.
+        state = State(
+            boot_id=self._boot_id,
+            boot_time=self._clock(),
+            wall_time=time.time_ns(),
+            token_mark=self._tokens.next_mark,
+            limits=limits,
+            templates=list(templates),
+            said_limits=list(word.limits.values()),
+            said_templates=list(word.templates),
+        )
         try:
             await self._store.save(state)
         except OSError as error:
@@ -230,28 +451,23 @@ class Configuration:
             await self._store.set_token_mark(mark)
             self._tokens.set_aside(mark)
 
-    def _state(self, draft: dict[str, Declared]) -> State:
-        now = self._clock()
-        return State(
-            boot_id=self._boot_id,
-            boot_time=now,
-            wall_time=time.time_ns(),
-            token_mark=self._tokens.next_mark,
-            limits=[self._saved(name, declared, now) for name, declared in draft.items()],
-        )
+    def _limits_saved(
+        self, draft: Mapping[str, Declared | None], limits: list[SavedLimit]
+    ) -> Iterator[None]:
+        """All limits as they are, or as they will be by the draft."""
+        actors = self._registry.actors
+        for name in [*actors, *(name for name in draft if name not in actors)]:
+            actor = actors.get(name)
+            declared = draft.get(name, self._now(name))
+            if declared is not None:
+                units = self._units(actor, declared.slot_decay_per_second) if actor else 0
+                if units or declared.origin != TEMPLATE:  # the next use makes the same anew
+                    limits.append(_saved(name, declared, units))
+            yield
 
-    def _saved(self, name: str, declared: Declared, now: int) -> SavedLimit:
-        actor = self._registry.actors.get(name)
-        rate = declared.slot_decay_per_second
-        units = actor.limit.level.at_rate(rate, now).units if actor is not None else 0
-        return SavedLimit(
-            name=name,
-            limit=declared.limit,
-            slot_decay_per_second=rate,
-            active=declared.active,
-            implicit=declared.implicit,
-            spent_units=str(units),
-        )
+    def _units(self, actor: Actor, rate: float) -> int:
+        level = actor.limit.level
+        return level.at_rate(rate, self._clock()).units if level.units else 0
 
     def _save_later(self) -> None:
         """Levels need no haste, nor does a disk that has just refused."""
@@ -278,38 +494,28 @@ class Configuration:
         self._wake.set()
 
 
-def _declared(actor: Actor) -> Declared:
-    limit = actor.limit
-    return Declared(limit.limit, limit.slot_decay_per_second, limit.active, actor.implicit)
-
-
-def _declared_in(saved: SavedLimit) -> Declared:
-    return Declared(saved.limit, saved.slot_decay_per_second, saved.active, saved.implicit)
-
-
-def _alter(draft: dict[str, Declared], message: ChangeMessage) -> None:
-    """Make the change in a draft, or raise why it can't be made."""
+def altered(message: ChangeMessage, now: Declared | None) -> Declared | None:
+    """What the limit is after this change by hand. Raises why it can't be made."""
     name = values.check_name(message.name)
-    now = draft.get(name)
     match message:
         case CreateLimit():
             limit = values.check_limit(message.limit)
             decay = values.check_decay(message.slot_decay_per_second)
             if now is not None:
                 raise LimitExists(name)
-            draft[name] = Declared(limit, decay, message.active, implicit=False)
+            return Declared(limit, decay, message.active)
         case UpdateLimit():
-            draft[name] = _updated(name, now, message)
+            return _updated(name, now, message)
         case DeleteLimit():
             if now is None:
                 raise LimitNotFound([name])
-            del draft[name]
+            return None
         case _:
             assert_never(message)
 
 
 def _updated(name: str, declared: Declared | None, update: UpdateLimit) -> Declared:
-    """None leaves a field as it is; what somebody sets by hand is no longer implicit."""
+    """None leaves a field as it is; what somebody sets by hand is no longer what a request has made."""
     limit, decay, active = update.limit, update.slot_decay_per_second, update.active
     limit = None if limit is None else values.check_limit(limit)
     decay = None if decay is None else values.check_decay(decay)
@@ -319,5 +525,41 @@ def _updated(name: str, declared: Declared | None, update: UpdateLimit) -> Decla
         declared.limit if limit is None else limit,
         declared.slot_decay_per_second if decay is None else decay,
         declared.active if active is None else active,
-        implicit=False,
     )
+
+
+def _saved(name: str, declared: Declared, units: int) -> SavedLimit:
+    return SavedLimit(
+        name,
+        declared.limit,
+        declared.slot_decay_per_second,
+        declared.active,
+        declared.origin == IMPLICIT,
+        str(units),
+        declared.origin,
+    )
+
+
+def _declared_in(saved: SavedLimit) -> Declared:
+    origin = saved.origin or (IMPLICIT if saved.implicit else HAND)  # schema 1 had none
+    return Declared(saved.limit, saved.slot_decay_per_second, saved.active, origin)
+
+
+class _OnlyLog:
+    """Asks for a reload and waits for no answer: the log has it."""
+
+    draft = Uploaded()
+
+    def changed(self, request: int, record: LimitRecord | None) -> None: ...
+
+    def answered(self, answer: Message) -> None: ...
+
+    def failed(self, request: int, error: AtmostError) -> None: ...
+
+
+async def _no_file() -> tuple[str, Word | None]:
+    return "", None
+
+
+def _nothing_else() -> None:
+    """What on_read is until the daemon takes it."""

@@ -20,31 +20,39 @@ from atmost import errors, paths, values, wire
 from atmost.errors import AtmostError, LimitNotFound, ProtocolError, TooMany
 from atmost.wire import (
     Acquire,
+    Commit,
     CreateLimit,
     DaemonStatus,
     DeleteLimit,
     Done,
+    Draft,
     Hello,
     Keep,
     Limits,
+    ListChanges,
     ListLimits,
+    ListTemplates,
     ListTickets,
     ReadLimit,
     Recover,
     Release,
+    Reload,
     Resume,
     Status,
+    Templates,
     Tickets,
     UpdateLimit,
     Welcome,
 )
 from atmostd import config, listing
+from atmostd.bounds import Bounds
 from atmostd.clock import Clock
-from atmostd.config import Bounds
-from atmostd.configuration import Configuration
+from atmostd.configuration import ChangeMessage, Configuration, GreatMessage
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.door import Door
+from atmostd.drafts import Uploaded
 from atmostd.peer import Admins, Processes, credentials
+from atmostd.refusals import Refusals
 from atmostd.registry import Registry
 from atmostd.session import Session, Sessions, failed
 from atmostd.turn import Turn
@@ -52,7 +60,7 @@ from atmostd.turn import Turn
 _log = logging.getLogger(__name__)
 
 
-Question = ReadLimit | ListLimits | ListTickets | Status
+Question = ReadLimit | ListLimits | ListTickets | ListTemplates | Status
 
 
 class Host(Protocol):
@@ -67,6 +75,7 @@ class Host(Protocol):
     turn: Turn
     clock: Clock
     processes: Processes
+    refusals: Refusals
     sessions: Sessions
     connections: set[Connection]
 
@@ -95,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._turned_away = False
         self._uid = -1
         self._is_admin = False  # may change limits
+        self._draft: Uploaded | None = None
 
     # Its life
 
@@ -307,7 +317,20 @@ class Connection(asyncio.Protocol):
         if not self._is_admin:
             raise errors.PermissionDenied("change them", self._uid)
 
-    def _change(self, message: CreateLimit | UpdateLimit | DeleteLimit) -> None:
+    def _take_draft(self, message: Draft) -> None:
+        self._check_may_change()
+        who = f"uid {self._uid}"
+        self.draft.take(message, self._host.bounds, self._host.refusals, who)
+        self.send(Done(message.request))
+
+    @property
+    def draft(self) -> Uploaded:
+        """What this client wants limits and templates to be."""
+        if self._draft is None:
+            self._draft = Uploaded()
+        return self._draft
+
+    def _change(self, message: ChangeMessage | GreatMessage) -> None:
         self._check_may_change()
         self._changes += 1
         self._host.configuration.ask(message, self)
@@ -330,7 +353,9 @@ class Connection(asyncio.Protocol):
             case ReadLimit(request=request, name=name):
                 if name not in registry.actors:
                     raise LimitNotFound([values.check_name(name)])
-                return wire.Limit(request, listing.limit_record(registry.actors[name], now))
+                return wire.Limit(
+                    request, listing.limit_record(registry.actors[name], registry.word, now)
+                )
             case ListLimits(request=request, after=after):
                 return Limits(request, *listing.page_of_limits(registry, after, now))
             case ListTickets(request=request, name=name):
@@ -338,6 +363,8 @@ class Connection(asyncio.Protocol):
                     raise LimitNotFound([values.check_name(name)])
                 behind = (question.after_limit, question.after_number)
                 return Tickets(request, *listing.page_of_tickets(registry, name, *behind, now))
+            case ListTemplates(request=request, after=after_count):
+                return Templates(request, *listing.page_of_templates(registry, after_count))
             case Status(request=request):
                 return self._host.status(request)
             case _:
@@ -349,6 +376,11 @@ class Connection(asyncio.Protocol):
         """A change that this client asked for is durable and in force."""
         self._changes -= 1
         self.send(Done(request) if record is None else wire.Limit(request, record))
+
+    def answered(self, answer: wire.Message) -> None:
+        """To what this client asked about many limits at once."""
+        self._changes -= 1
+        self.send(answer)
 
     def failed(self, request: int, error: AtmostError) -> None:
         """A change that this client asked for was refused."""
@@ -420,7 +452,12 @@ _OF_CONNECTION: dict[type, Callable[[Connection, Any], None]] = {
     CreateLimit: Connection._change,
     UpdateLimit: Connection._change,
     DeleteLimit: Connection._change,
+    ListChanges: Connection._change,
+    Commit: Connection._change,
+    Reload: Connection._change,
+    Draft: Connection._take_draft,
     ReadLimit: Connection._ask,
+    ListTemplates: Connection._ask,
     ListLimits: Connection._ask,
     ListTickets: Connection._ask,
     Status: Connection._ask,

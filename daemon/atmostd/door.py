@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 
 from atmost.errors import TooMany
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from atmostd.refusals import Refusals
 
 

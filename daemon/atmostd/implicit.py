@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from atmostd.actor import Actor
-from atmostd.config import Bounds
+from atmostd.bounds import Bounds
 from atmostd.refusals import Refusals
 
 
@@ -27,6 +27,9 @@ class Implicit:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
 
     def add(self, name: str, uid: int | None) -> None:
         self.discard(name)

@@ -11,12 +11,22 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter, itemgetter
 from typing import TypeVar
 
-from atmost.wire import FRAME_BYTES_MAX, LimitRecord, Message, TicketRecord, encoded_bytes
+from atmost.wire import (
+    FRAME_BYTES_MAX,
+    Change,
+    LimitRecord,
+    Message,
+    TemplateRecord,
+    TicketRecord,
+    encoded_bytes,
+)
 from atmostd import config
 from atmostd.actor import Actor
 from atmostd.clock import NANOSECONDS
+from atmostd.declared import FILE, HAND, Declared, Word, template_told
 from atmostd.limit import Limit
 from atmostd.registry import Registry, request_of
+from atmostd.snapshot import SavedTemplate
 from atmostd.ticket import Ticket
 
 PAGE_BYTES_MAX = FRAME_BYTES_MAX - 1024  # what is around the records of a page takes less
@@ -26,9 +36,10 @@ _by_number = attrgetter("number")
 Record = TypeVar("Record", bound=Message)
 
 
-def limit_record(actor: Actor, now: int) -> LimitRecord:
-    """The limit as it is now."""
+def limit_record(actor: Actor, word: Word, now: int) -> LimitRecord:
+    """The limit as it is now. `word`: what the configuration file says."""
     limit = actor.limit
+    declared = declared_of(actor)
     active_slots = limit.active_slots(now)
     return LimitRecord(
         name=limit.name,
@@ -40,14 +51,42 @@ def limit_record(actor: Actor, now: int) -> LimitRecord:
         spent=limit.level.slots(),
         waiting=len(limit.line),
         implicit=actor.implicit,
+        origin=word.origin(limit.name, declared),
+        declared=word.drift(limit.name, declared),
     )
+
+
+def declared_of(actor: Actor) -> Declared:
+    """Its settings."""
+    limit = actor.limit
+    return Declared(limit.limit, limit.slot_decay_per_second, limit.active, actor.origin)
+
+
+def page_of_templates(registry: Registry, after: int) -> tuple[list[TemplateRecord], bool]:
+    """The templates behind the first `after`, in their order, and whether there are more of them."""
+    said = {row.match: row for row in registry.word.templates}
+
+    def record(row: SavedTemplate) -> TemplateRecord:
+        says = said.get(row.match)
+        return TemplateRecord(
+            *(row.match, row.limit, row.slot_decay_per_second),
+            origin=HAND if says is None else FILE,
+            declared="" if says in (None, row) else template_told(says),
+        )
+
+    return _page(map(record, registry.templates.rows[max(0, after) :]))
+
+
+def page_of_changes(changes: list[Change], after: int) -> tuple[list[Change], bool]:
+    """The changes behind the first `after`, and whether there are more of them."""
+    return _page(changes[at] for at in range(max(0, after), len(changes)))
 
 
 def page_of_limits(registry: Registry, after: str, now: int) -> tuple[list[LimitRecord], bool]:
     """The limits whose names come after `after`, and whether there are more of them."""
     names = sorted(registry.actors)
     start = bisect_right(names, after) if after else 0
-    return _page(limit_record(registry.actors[name], now) for name in names[start:])
+    return _page(limit_record(registry.actors[name], registry.word, now) for name in names[start:])
 
 
 def page_of_tickets(

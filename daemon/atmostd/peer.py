@@ -104,7 +104,7 @@ class Admins:
     """Who may change limits: root, the daemon's own user, and the members of a group if one is named."""
 
     def __init__(self, gid: int | None) -> None:
-        self._gid = gid
+        self.gid = gid  # of the group; a reload may change it, for connections made later
         self._uids = (0, os.geteuid())
 
     def include(self, connection: socket.socket) -> bool:
@@ -112,7 +112,7 @@ class Admins:
         _, uid, gid = credentials(connection)
         if uid in self._uids:
             return True
-        return self._gid is not None and (gid == self._gid or self._gid in groups(connection))
+        return self.gid is not None and (gid == self.gid or self.gid in groups(connection))
 
 
 def groups(connection: socket.socket) -> set[int]:

@@ -23,7 +23,8 @@ from zlib import crc32
 import msgspec
 
 MAGIC = b"ATMOSTJ\n"
-VERSION = 1
+VERSION = 2  # 1 had no origins
+VERSIONS_READ = (1, 2)
 BOOT_ID_BYTES = 36
 
 _HEAD = struct.Struct(f">8sI{BOOT_ID_BYTES}s")
@@ -65,6 +66,7 @@ class LimitIs(Record, frozen=True, array_like=True, tag="l"):
     spent_units: str  # level.py's, in decimal: they outgrow 64 bits
     settled_at: int
     passers: list[int]
+    origin: str = ""  # hand | template | implicit; empty in version 1, where `implicit` tells
 
 
 class Edited(Record, frozen=True, array_like=True, tag="c"):
@@ -76,6 +78,7 @@ class Edited(Record, frozen=True, array_like=True, tag="c"):
     active: bool
     implicit: bool
     at: int
+    origin: str = ""
 
 
 class LimitDeleted(Record, frozen=True, array_like=True, tag="d"):
@@ -176,8 +179,8 @@ def read(data: bytes, boot_id: str) -> list[AnyRecord] | None:
         raise Damaged("the checksum of its head is wrong: it was damaged")
     if boot.decode("ascii", "replace").rstrip() != boot_id:
         return None
-    if version != VERSION:
-        raise Damaged(f"it is of version {version}; this atmostd reads {VERSION}")
+    if version not in VERSIONS_READ:
+        raise Damaged(f"it is of version {version}; this atmostd reads up to {VERSION}")
     records: list[AnyRecord] = []
     view = memoryview(data)
     at = _HEAD_BYTES

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from atmostd.actor import Actor
+from atmostd.declared import HAND, IMPLICIT
 from atmostd.limit import hold_again, leave, take
 from atmostd.records import (
     AnyRecord,
@@ -118,7 +119,7 @@ class Recovery:
                 self._limit_is(record)
             case Edited(name=name):
                 actor = self._registry.actors[name]
-                self._registry.set_implicit(actor, record.implicit)
+                self._registry.set_origin(actor, _origin(record))
                 actor.limit.set_again(
                     record.limit, record.slot_decay_per_second, record.active, record.at
                 )
@@ -145,9 +146,9 @@ class Recovery:
                 record.limit,
                 record.slot_decay_per_second,
                 record.active,
-                record.implicit,
+                _origin(record),
             )
-        self._registry.set_implicit(actor, record.implicit)
+        self._registry.set_origin(actor, _origin(record))
         actor.limit.put_back(
             record.limit,
             record.active,
@@ -226,6 +227,10 @@ class Recovery:
         registry = self._registry
         registry.arrivals = max(registry.arrivals, arrivals)
         registry.next_token = max(registry.next_token, next_token)
+
+
+def _origin(record: LimitIs | Edited) -> str:
+    return record.origin or (IMPLICIT if record.implicit else HAND)
 
 
 class _Nobody:

@@ -11,8 +11,8 @@ from collections import Counter
 
 from atmost.errors import TooMany
 from atmostd import config
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.config import Bounds
 
 _log = logging.getLogger(__name__)
 

@@ -18,13 +18,15 @@ from atmost.errors import AcquireTimeout, InvalidValue, LimitInactive, LimitNotF
 from atmost.wire import Acquire, Keep
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.config import Bounds
+from atmostd.declared import HAND, IMPLICIT, TEMPLATE, Templates, Word
 from atmostd.implicit import Implicit
 from atmostd.journal import Journal
 from atmostd.limit import Limit
 from atmostd.records import Arrived, Edited, Gone, LimitDeleted, LimitIs, Went
 from atmostd.refusals import Refusals
+from atmostd.templated import Templated
 from atmostd.ticket import (
     Arrive,
     Delete,
@@ -114,6 +116,9 @@ class Registry:
         self._bounds = bounds
         self._refusals = refusals
         self._implicit = Implicit(bounds, refusals)
+        self._templated = Templated(bounds, refusals, clock, self._forget_idle)
+        self.templates = Templates()
+        self.word = Word()  # what the configuration file last said
 
     # Limits
 
@@ -123,37 +128,49 @@ class Registry:
         limit: int,
         slot_decay_per_second: float,
         active: bool,
-        implicit: bool = False,
+        origin: str = HAND,
         made_by: int | None = None,
     ) -> Actor:
         """A new limit. Its name is valid and not taken. `made_by`: whose request has made it."""
         assert name not in self.actors
         now, waiters_max = self._around.clock(), self._bounds.waiters_per_limit
         rules = Limit(name, limit, slot_decay_per_second, active, now, waiters_max)
-        actor = self.actors[name] = Actor(rules, implicit, self._around)
-        if implicit:
+        actor = self.actors[name] = Actor(rules, origin, self._around)
+        if origin == IMPLICIT:
             self._implicit.add(name, made_by)
+        elif origin == TEMPLATE:
+            self._templated.add(actor)
         self._note_record(limit_is(actor))
         return actor
 
-    def set_implicit(self, actor: Actor, implicit: bool) -> None:
-        """Whether this limit is still one that a request has made, and nobody has set by hand."""
-        if implicit and not actor.implicit:
-            self._implicit.add(actor.limit.name, None)
-        elif not implicit:
-            self._implicit.discard(actor.limit.name)
-        actor.implicit = implicit
+    def set_origin(self, actor: Actor, origin: str) -> None:
+        """Who has set this limit, from now on."""
+        if origin == actor.origin:
+            return
+        name = actor.limit.name
+        self._implicit.discard(name)
+        self._templated.discard(name)
+        actor.origin = origin
+        if origin == IMPLICIT:
+            self._implicit.add(name, None)
+        elif origin == TEMPLATE:
+            self._templated.add(actor)
+
+    def made_by_requests(self) -> list[str]:
+        """The names of all limits that nobody has declared: their templates have made them, or nobody."""
+        return [*self._templated.names, *self._implicit]
 
     def ghost(self, name: str) -> Actor:
         """A limit that is deleted, for a ticket that outlived it."""
         rules = Limit(name, 0, 0.0, False, self._around.clock())
         rules.deleted = True
-        return Actor(rules, False, self._around)
+        return Actor(rules, HAND, self._around)
 
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
         del self.actors[name]
         self._implicit.discard(name)
+        self._templated.discard(name)
         self._note_record(LimitDeleted(name))
 
     def ring(self, limit: Limit, due: int) -> None:
@@ -214,7 +231,10 @@ class Registry:
         it is told that its grant was lost."""
         names = sorted(keep.hold)
         _check_values(keep.request, names, keep.hold, {})
-        homes = [self.actors.get(name) or self.ghost(name) for name in names]
+        homes = [
+            self.actors.get(name) or self._make_by_template(name) or self.ghost(name)
+            for name in names
+        ]
         now = self._around.clock()
         self.arrivals += 1
         request = Request(asker, keep.request, homes[0], keep.by_process, keep.token, kept=True)
@@ -236,22 +256,29 @@ class Registry:
             self._make_missing(names, strict, asker)
             homes = [actors[name] for name in names]
         if strict:
-            inactive = [home.limit.name for home in homes if not home.limit.active]
-            if inactive:
-                raise LimitInactive(inactive)
+            _check_active(homes)
         return homes
 
     def _make_missing(self, names: list[str], strict: bool, asker: Asker) -> None:
-        missing = [name for name in names if name not in self.actors]
-        for name in missing:
-            values.check_name(name)
-        if strict:
+        missing: list[str] = []
+        by_template: list[str] = []
+        for name in names:
+            if name not in self.actors:
+                values.check_name(name)
+                (by_template if self.templates.first(name) else missing).append(name)
+        if strict and missing:
             raise LimitNotFound(missing)
+        if strict:  # before any is made: what is refused leaves nothing behind
+            _check_active([self.actors[name] for name in names if name in self.actors])
+        if by_template:
+            self._templated.make_room(len(by_template), asker.uid, names)
         going = self._implicit.room_for(len(missing), asker.uid, self.actors, names)
         for name in going:
             idle = self.actors[name]
             self.forget(name)
             idle.post(Delete())
+        for name in by_template:
+            self._make_by_template(name)
         for name in missing:
             self._make_implicitly(name, asker)
             if not going:
@@ -265,8 +292,25 @@ class Registry:
 
     def _make_implicitly(self, name: str, asker: Asker) -> None:
         """semantics.md 2: a missing limit is created with limit=1, inactive, and the body runs."""
-        self.make(name, config.IMPLICIT_LIMIT, 0.0, active=False, implicit=True, made_by=asker.uid)
+        self.make(name, config.IMPLICIT_LIMIT, 0.0, False, IMPLICIT, asker.uid)
         self.on_implicit()
+
+    def _make_by_template(self, name: str) -> Actor | None:
+        """The limit that its template makes of a name; None: it has none. It is in the journal before
+        anybody is granted a slot of it, and that is enough: a reboot forgets it, but for what is spent."""
+        declared = self.templates.declared(name)
+        if declared is None:
+            return None
+        return self.make(name, declared.limit, declared.slot_decay_per_second, True, TEMPLATE)
+
+    def _may_be_idle(self, ticket: Ticket) -> None:
+        """Limits that templates have made are forgotten once nobody needs them."""
+        for part in ticket.parts:
+            self._templated.look_at(part.limit.name)
+
+    def _forget_idle(self, idle: Actor) -> None:
+        self.forget(idle.limit.name)
+        idle.post(Delete())
 
     # The journal
 
@@ -292,12 +336,18 @@ class Registry:
         match event:
             case LetGo(ticket=ticket):
                 self._note_record(Gone(ticket.number))
+                if self._templated:
+                    self._may_be_idle(ticket)
             case Edit() if self.actors.get(actor.limit.name) is actor:
                 # Not the level as it is: those who go by this very edit are told of one by one.
+                self._templated.look_at(actor.limit.name)
                 limit = actor.limit
                 rate = event.slot_decay_per_second
                 self._note_record(
-                    Edited(limit.name, limit.limit, rate, limit.active, actor.implicit, now)
+                    Edited(
+                        *(limit.name, limit.limit, rate, limit.active),
+                        *(actor.implicit, now, actor.origin),
+                    )
                 )
 
     def forget_outcome(self, ticket: Ticket) -> None:
@@ -313,9 +363,13 @@ class Registry:
                 self._granted(ticket)
             case Refused(ticket=ticket, code=code, fields=fields):
                 self._note_record(Gone(ticket.number))
+                if self._templated:
+                    self._may_be_idle(ticket)
                 request_of(ticket).asker.refused(ticket, code, fields)
             case TimedOut(ticket=ticket, places=places):
                 self._note_record(Gone(ticket.number))
+                if self._templated:
+                    self._may_be_idle(ticket)
                 request_of(ticket).asker.timed_out(ticket, places)
             case WakeAt(limit=limit, instant=instant):
                 self._wake_at(limit, instant)
@@ -342,6 +396,8 @@ class Registry:
                 )
             if part.spend:
                 self.on_spent()
+                if self._templated:
+                    self._templated.look_at(limit.name)
         self._note_record(Went(ticket.number, request.token, ticket.granted_at, request.unguarded))
         request.asker.granted(ticket)
 
@@ -382,6 +438,7 @@ def limit_is(actor: Actor) -> LimitIs:
         spent_units=str(limit.level.units),
         settled_at=limit.level.settled_at,
         passers=list(limit.passers),
+        origin=actor.origin,
     )
 
 
@@ -389,6 +446,13 @@ def request_of(ticket: Ticket) -> Request:
     """What the shell knows of a ticket."""
     request: Request = ticket.owner
     return request
+
+
+def _check_active(homes: list[Actor]) -> None:
+    """strict=True never runs unguarded. Raises LimitInactive."""
+    inactive = [home.limit.name for home in homes if not home.limit.active]
+    if inactive:
+        raise LimitInactive(inactive)
 
 
 def _warn_of_implicit(name: str, asker: Asker) -> None:

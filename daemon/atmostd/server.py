@@ -29,8 +29,11 @@ class SocketError(Exception):
 class SocketFile:
     """A listening Unix socket at a path that is this daemon's alone."""
 
-    def __init__(self, path: Path, mode: int) -> None:
-        """Raises SocketError: another daemon runs there, or the path cannot be used."""
+    def __init__(self, path: Path, mode: int, gid: int | None = None) -> None:
+        """`gid`: the group that `mode` speaks of; None: the daemon's own.
+
+        Raises SocketError: another daemon runs there, or the path cannot be used.
+        """
         self.path = path
         length = len(os.fsencode(path))
         if length > paths.SOCKET_PATH_BYTES_MAX:
@@ -43,7 +46,7 @@ class SocketFile:
             files.check_folder(path.parent)
             self._lock = _take_lock(path)
             try:
-                self.socket = _listen(path, mode)
+                self.socket = _listen(path, mode, gid)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -120,13 +123,15 @@ def _make_folder(folder: Path, mode: int) -> None:
         folder.chmod(mode)
 
 
-def _listen(path: Path, mode: int) -> socket.socket:
+def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         # Narrow from its first moment on; umask would act on every thread.
         os.fchmod(listening.fileno(), mode)
         listening.bind(os.fspath(path))
+        if gid is not None:
+            os.chown(path, -1, gid)
         path.chmod(mode)
         listening.listen(config.BACKLOG)
     except BaseException:

@@ -20,8 +20,8 @@ from atmost import errors, wire
 from atmost.errors import AtmostError, ProtocolError, TooMany
 from atmost.wire import Acquire, Done, Failed, Granted, Hello, Keep, Release, Resume
 from atmostd import config, listing
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.config import Bounds
 from atmostd.door import Door
 from atmostd.peer import Peer, Processes
 from atmostd.records import SessionBegan, SessionEnded

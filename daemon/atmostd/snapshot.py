@@ -17,14 +17,14 @@ from hashlib import blake2b
 import msgspec
 
 MAGIC = b"ATMOST\r\n"  # the line end shows a file that was sent as text
-SCHEMA = 1
+SCHEMA = 2  # 1 had no origins, templates and words of the configuration file
 CHECKSUM_BYTES = 16
 
 _HEAD = struct.Struct(">8sIQQ")
 _HEADER_BYTES = _HEAD.size + CHECKSUM_BYTES
 
 
-class SavedLimit(msgspec.Struct, frozen=True, array_like=True):
+class SavedLimit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One limit: its settings, and what was spent when the state was taken."""
 
     name: str
@@ -33,6 +33,24 @@ class SavedLimit(msgspec.Struct, frozen=True, array_like=True):
     active: bool
     implicit: bool
     spent_units: str  # level.py's units, in decimal: they outgrow 64 bits
+    origin: str = ""  # hand | template | implicit; empty in schema 1, where `implicit` tells
+
+
+class SavedDeclaration(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A limit as the configuration file declares it."""
+
+    name: str
+    limit: int
+    slot_decay_per_second: float
+    active: bool
+
+
+class SavedTemplate(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A template."""
+
+    match: str
+    limit: int
+    slot_decay_per_second: float
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
@@ -43,6 +61,9 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     wall_time: int  # when, in nanoseconds since 1970: across reboots
     token_mark: int  # no fencing token from this one on was given
     limits: list[SavedLimit]
+    templates: list[SavedTemplate] = []  # in force, in their order
+    said_limits: list[SavedDeclaration] = []  # by the configuration file, when it was last read
+    said_templates: list[SavedTemplate] = []
 
 
 class SnapshotError(Exception):

@@ -160,7 +160,7 @@ class Inside:
         # A limit of nobody: it is in no register, and what it does is written nowhere.
         rules = Limit("watchdog", 1, 0.0, True, clock())
         around = Surroundings(clock, turn, self._note, _deliver_nothing, crash)
-        self._actor = Actor(rules, False, around)
+        self._actor = Actor(rules, "hand", around)
 
     async def prove(self) -> None:
         """Raises Silent."""

@@ -22,9 +22,9 @@ from typing import Any
 from atmost import wire
 from atmostd import connection, decoding, registry, session
 from atmostd.__main__ import Daemon
-from atmostd.config import Settings
 from atmostd.connection import Connection
 from atmostd.journal import Journal
+from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import Store
 from tests.bad_manners import raw

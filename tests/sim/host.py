@@ -22,11 +22,12 @@ from atmost.wire import Acquire, Keep
 from atmostd import __main__ as daemon_main
 from atmostd import peer
 from atmostd.actor import Actor
-from atmostd.config import Bounds, Settings
+from atmostd.bounds import Bounds
 from atmostd.journal import Journal
 from atmostd.records import Record
 from atmostd.registry import Asker, Registry, request_of
 from atmostd.session import Session
+from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import StoreError
 from atmostd.ticket import Edit, Effect, Event, Granted, Refused, Ticket, TimedOut

@@ -14,7 +14,7 @@ from atmost.wire import Release, Resume
 from atmostd import connection
 from atmostd import limit as rules
 from atmostd.clock import Alarm
-from atmostd.configuration import Configuration, Declared
+from atmostd.configuration import Configuration
 from atmostd.level import Level
 from atmostd.limit import Limit
 from atmostd.line import Line
@@ -208,11 +208,11 @@ def cancel_crosses_grant(world: World) -> Iterator[Patch]:
 def change_answered_before_disk(world: World) -> Iterator[Patch]:
     """A change of the settings is written some time later."""
 
-    async def write(self: Configuration, draft: dict[str, Declared]) -> None:
+    async def write(self: Configuration, *what: Any) -> None:
         if not world.host.life.listens:  # fencing tokens are set aside before anything is asked
-            await original(self, draft)
+            await original(self, *what)
             return
-        task = world.host.life.loop.create_task(original(self, draft))
+        task = world.host.life.loop.create_task(original(self, *what))
         task.add_done_callback(lambda done: done.exception())
 
     original = Configuration._write

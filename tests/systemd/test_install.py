@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from tests.support import wait_until
-from tests.systemd.box import ATMOST, SOCKET, STATE, Box
+from tests.systemd.box import ATMOST, SETTINGS, SOCKET, STATE, Box
 
 SERVICE = "/etc/systemd/system/atmostd.service"
-SETTINGS = "/etc/atmost/atmostd.toml"
 
 
 def test_can_be_said_again(box: Box) -> None:

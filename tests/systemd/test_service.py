@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.support import wait_until
-from tests.systemd.box import ATMOST, SOCKET, STATE, Box, Python
+from tests.systemd.box import ATMOST, SETTINGS, SOCKET, STATE, Box, Python
 
 SLEEPS = ("--", "sleep", "1000")
 
@@ -178,6 +178,35 @@ def test_wrong_arguments_are_not_tried_again(box: Box) -> None:
     assert box.shows("ExecMainStatus") == "2"
     assert box.shows("ActiveState", "atmostd.socket") == "active"
     assert "--no-such-option" in box.log()
+
+
+def test_a_reload_changes_what_the_file_says_or_nothing(box: Box) -> None:
+    box.sh("systemctl", "start", "atmostd.service")
+    daemon = box.main_pid()
+    settings = box.sh("cat", SETTINGS)
+    declared = '[[limit]]\nname = "declared"\nlimit = 7\n'
+    box.write(SETTINGS, f"{settings}\n{declared}")
+    box.sh("systemctl", "reload", "atmostd.service")
+    assert '"limit": 7' in box.atmost("inspect", "declared", "--json")
+    box.write(SETTINGS, f"{settings}\n{declared}limmit = 8\n")
+    refused = box.ran("systemctl", "reload", "atmostd.service")
+    assert refused.returncode == 1
+    assert "limmit" in box.log()
+    assert '"limit": 7' in box.atmost("inspect", "declared", "--json")
+    assert box.main_pid() == daemon
+    box.atmost("create", "db", "--limit", "1", user="bob")  # of the file's admin group, still
+
+
+def test_a_wrong_file_is_not_tried_again(box: Box) -> None:
+    box.write(SETTINGS, "[admin]\ngroup = 'nobody-has-that'\n[sokket]\n")
+    assert box.ran("systemctl", "start", "atmostd.service").returncode == 1
+    assert (box.shows("ExecMainStatus"), box.shows("NRestarts")) == ("78", "0")
+    told = box.ran("systemctl", "status", "atmostd.service").stdout
+    assert "nobody-has-that" in told
+    assert "sokket" in told
+    assert box.ran(ATMOST, "ls").returncode == 1
+    box.write(SETTINGS, "")
+    box.atmost("ls")  # mended: the next client has it started
 
 
 def test_anybody_uses_limits_and_few_change_them(box: Box) -> None:

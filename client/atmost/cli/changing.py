@@ -23,8 +23,8 @@ def create(given: Namespace) -> int:
         except LimitExists:
             if not given.if_not_exists:
                 raise
-            # One that nobody has created yet is made by its first use, and lets everyone through.
-            if client.read_limit(name).implicit:
+            # One that nobody has created yet is made by its first use, and may let everyone through.
+            if client.read_limit(name).origin in ("implicit", "template"):
                 client.update_limit(
                     name,
                     limit=given.limit,

@@ -5,6 +5,7 @@ kind, whose COMMANDS has it as "daemon WORD".
 from __future__ import annotations
 
 SUBCOMMANDS = {
+    "reload": "reloading",
     "install": "installing",
     "uninstall": "installing",
 }
@@ -14,6 +15,7 @@ usage: atmost daemon COMMAND ...
 
 Start, stop and look after the daemon that keeps the limits.
 
+  reload                    have it read its configuration file again
   install                   make it a service of systemd: of the system, or your own (--user)
   uninstall                 take away what install put there
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from atmost import paths
 from atmost.cli import output
-from atmost.cli.rates import RATE_WORDS, slots_per_second
 from atmost.errors import InvalidValue
+from atmost.rates import RATE_WORDS, slots_per_second
 from atmost.values import check_decay, check_limit, check_name
 
 COMMANDS = {
@@ -31,6 +31,9 @@ COMMANDS = {
     "status": "status",
     "recover": "recover",
     "sockname": "status",
+    "apply": "apply",
+    "export": "apply",
+    "templates": "apply",
     "daemon": "daemon",
 }
 GROUPS = {"daemon"}  # whose module has SUBCOMMANDS, word -> module, and HELP
@@ -48,13 +51,16 @@ limits
   enable NAME...            enforce limits
   disable NAME...           let everyone through, until enabled again
   delete NAME...            delete limits
+  apply -f FILE             make limits and templates what a file says
+  export                    write limits and templates as such a file
+  templates                 list what is made of names on their first use
 
 slots
   run NAME... -- COMMAND    wait for slots, then become COMMAND and hold them until it ends
   ps [NAME]                 who holds slots, who waits for them
 
 the daemon
-  daemon COMMAND            install, uninstall: see atmost daemon --help
+  daemon COMMAND            reload, install, uninstall: see atmost daemon --help
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that

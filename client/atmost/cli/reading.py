@@ -12,11 +12,13 @@ from atmost import wire
 from atmost.cli import output
 from atmost.cli.output import DIM, RED, YELLOW, Column
 from atmost.cli.parser import Command, json_option
-from atmost.cli.rates import rate_text
+from atmost.rates import rate_text
 from atmost.sync import Client, Limit
 
 LIMIT_FIELDS = Limit.__struct_fields__
 TICKET_FIELDS = ("limit", "state", "slots", "pid", "user", "command", "age_seconds", "place")
+
+FILE_CHANGED = "file, changed"
 
 _LIMIT_COLUMNS = (
     Column("NAME", shrinks=True),
@@ -27,6 +29,7 @@ _LIMIT_COLUMNS = (
     Column("WAITING", right=True),
     Column("RATE", right=True),
     Column("STATE", styles={"inactive": DIM, "implicit": RED}),
+    Column("FROM", styles={FILE_CHANGED: YELLOW}),
 )
 _TICKET_COLUMNS = (
     Column("LIMIT", shrinks=True),
@@ -54,6 +57,11 @@ def ls(given: Namespace) -> int:
             output.talk(
                 "implicit: made by its first use, never created, and not enforced; "
                 "set it up with: atmost update NAME --limit N --enable"
+            )
+        if any(limit.declared for limit in limits):
+            output.talk(
+                "file, changed: by hand, since the configuration file said otherwise; see what it says "
+                "with: atmost inspect NAME"
             )
     else:
         output.talk("there are no limits; make one with: atmost create NAME --limit N")
@@ -100,6 +108,7 @@ def _limit_row(limit: Limit) -> list[str]:
         str(limit.waiting),
         rate_text(limit.slot_decay_per_second),
         state,
+        FILE_CHANGED if limit.declared else output.plain(limit.origin),
     ]
 
 
