@@ -18,6 +18,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DAEMON_ORDER = [
     "__main__",
     "closed",
+    "watch",
+    "systemd",
     "server",
     "connection",
     "reloading",

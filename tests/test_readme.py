@@ -36,7 +36,7 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY, FROM_A_FILE, LAPTOP = (
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE, FROM_A_FILE, LAPTOP = (
     commands(block) for block in blocks("console")
 )
 
@@ -161,6 +161,20 @@ def test_on_a_laptop(tmp_path: Path) -> None:
         assert user.starts() == 3
     finally:
         user.close()
+
+
+def test_service() -> None:
+    """The commands are those that tests/systemd runs on a real systemd; here, one changes nothing."""
+    atmost_in_opt = "sudo /opt/atmost/bin/atmost daemon"
+    assert f"{atmost_in_opt} install" in SERVICE
+    assert f"{atmost_in_opt} uninstall" in SERVICE
+    for line in SERVICE:
+        if line.endswith("--dry-run"):
+            command = [sys.executable, "-m", "atmost", *line.split()[2:]]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert "would write /etc/systemd/system/atmostd.service" in said
+            enable = next(line for line in SERVICE if "enable" in line)
+            assert enable.removeprefix("sudo ") in said
 
 
 def test_limits_in_a_file(shell: Shell) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import re
@@ -17,12 +18,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatus
-from atmostd import background, config, log, recovery
+from atmostd import background, config, log, recovery, systemd
 from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
@@ -33,22 +35,32 @@ from atmostd.declared import Word
 from atmostd.door import Door
 from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
-from atmostd.peer import Admins, Processes
+from atmostd.peer import Admins, Processes, can_tell_processes_apart
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
 from atmostd.reloading import Reloading
-from atmostd.server import SocketError, SocketFile, SocketTaken, serve
+from atmostd.server import (
+    GivenSocket,
+    ListeningSocket,
+    SocketError,
+    SocketFile,
+    SocketTaken,
+    serve,
+)
 from atmostd.session import Sessions
 from atmostd.settings import Settings
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
+from atmostd.systemd import Manager, NotUsable
 from atmostd.tokens import Tokens
 from atmostd.turn import Turn
+from atmostd.watch import Inside, Watch, status_line
 
 KERNEL_MIN = (5, 3)  # the first with pidfd_open(2)
 EXIT_CANNOT_START = 1
 EXIT_BROKEN = 70
+BOOT_ID = "ATMOST_BOOT_ID"  # in the environment, as systemd's %b has it
 
 _log = logging.getLogger("atmostd")
 
@@ -103,10 +115,11 @@ class Daemon:
 
     async def run(
         self,
-        socket_file: SocketFile,
+        socket_file: ListeningSocket,
         saved: State | None,
         recorded: list[AnyRecord] | None,
         lost: bool,
+        started_by: Manager = systemd.NOBODY,
         listens: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve until told to stop; `listens` is called when it does. Raises StoreError at the very
@@ -142,6 +155,9 @@ class Daemon:
         )
         recovery.go_on(self.registry)
         server = await self._serve(socket_file)
+        inside = Inside(self.turn, self._journal, self.clock, self._crash)
+        watch = Watch(started_by, self._settings.socket, self._status_line, inside)
+        watch.start()
         configuring = loop.create_task(self.configuration.run())
         configuring.add_done_callback(self._configuration_ended)
         if self.bounds != self._settings.bounds:
@@ -151,6 +167,12 @@ class Daemon:
                 self.bounds.connections,
                 self._settings.bounds.connections,
                 _descriptors(),
+            )
+        if not can_tell_processes_apart():
+            _log.warning(
+                "a process that got the pid of one that died while no daemon ran can't be told from it: "
+                "this kernel is older than 6.9, and /proc shows nothing of other users' processes; in "
+                "the service, set ProtectProc=default"
             )
         _log.info(
             "atmostd %s (pid %d) listens on %s; state in %s, %d limits; %d clients from before",
@@ -164,6 +186,8 @@ class Daemon:
         listens()
         self.idle.nobody_is_there()
         await self._stopping
+        watch.stop()
+        started_by.notifier.tell("STOPPING=1", "STATUS=it stops; who holds slots keeps them")
         server.close()
         while await self._somebody_came():
             self._stopping = loop.create_future()
@@ -201,6 +225,10 @@ class Daemon:
             waiting=len({ticket.number for limit in limits for ticket in limit.line}),
             trouble="; ".join(filter(None, (self.configuration.trouble, self._journal.trouble))),
         )
+
+    def _status_line(self) -> str:
+        now = self.status(0)
+        return status_line(now.limits, now.held, now.waiting, now.trouble)
 
     async def _save_first(self, trusted: bool) -> None:
         """Set fencing tokens aside before the first is given, and see that the folder can be written. If
@@ -264,7 +292,7 @@ class Daemon:
         _log.info("nobody was there for %g s: leaving", self.idle.seconds)
         return False
 
-    async def _serve(self, socket_file: SocketFile) -> asyncio.AbstractServer:
+    async def _serve(self, socket_file: ListeningSocket) -> asyncio.AbstractServer:
         """One that may leave keeps its socket, to serve who comes in that very moment."""
         if self.idle.seconds:
             return await serve(socket_file, lambda: Connection(self), for_now=True)
@@ -325,50 +353,63 @@ class Kept:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon in the foreground. Returns its exit code."""
-    settings = Settings.from_arguments(arguments)
-    if settings.detach:
-        background.go()
-    starter = background.Starter(settings.ready_fd)
-    if not kernel_will_do(os.uname().release):
-        return _cannot_start(
-            starter,
-            f"Linux {os.uname().release} cannot say when a process dies: "
-            f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later",
-        )
-    log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
-    _allow_many_descriptors()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    started_by = systemd.NOBODY
+    starter = background.Starter(None)
+    try:
+        started_by = systemd.manager()
+        settings = Settings.from_arguments(arguments)
+        if settings.detach:
+            background.go()
+        starter = background.Starter(settings.ready_fd)
+        if not kernel_will_do(os.uname().release):
+            raise NotUsable(
+                f"Linux {os.uname().release} cannot say when a process dies: "
+                f"it takes {KERNEL_MIN[0]}.{KERNEL_MIN[1]} or later"
+            )
+        log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
+        faulthandler.enable()  # whom the watchdog shoots says where it was
+        _allow_many_descriptors()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+        _serve(settings, started_by, starter)
+        return 0
+    except (NotUsable, SocketError, StoreError, JournalError) as error:
+        print(f"atmostd: {error}", file=sys.stderr)
+        taken = isinstance(error, SocketTaken)
+        starter.tell(background.TAKEN if taken else background.FAILED, str(error))
+        started_by.cannot_start(str(error))
+        return EXIT_CANNOT_START
+    except SystemExit as end:
+        if end.code:
+            started_by.will_not_start()
+        raise
+    finally:
+        started_by.notifier.close()
 
+
+def _serve(settings: Settings, started_by: Manager, starter: background.Starter) -> None:
+    """Until told to stop. Raises NotUsable, SocketError, StoreError or JournalError: it can't begin."""
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())
+    socket_file = _socket_file(settings, started_by)
+
     try:
-        socket_file = SocketFile(settings.socket, settings.socket_mode, settings.socket_gid)
-        try:
-            kept = Kept(store, journal)
-            kept.open()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, store, journal, socket_file, kept, starter))
-            return 0
-        finally:
-            store.close()
-            socket_file.close()  # last: who gets the socket's lock gets the folders too
-    except SocketTaken as error:
-        return _cannot_start(starter, str(error), background.TAKEN)
-    except (SocketError, StoreError, JournalError) as error:
-        return _cannot_start(starter, str(error))
-
-
-def _cannot_start(starter: background.Starter, why: str, word: str = background.FAILED) -> int:
-    print(f"atmostd: {why}", file=sys.stderr)
-    starter.tell(word, why)
-    return EXIT_CANNOT_START
+        kept = Kept(store, journal)
+        kept.open()
+        if isinstance(socket_file, GivenSocket):
+            settings = settings.listening_on(socket_file.path)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, store, journal, socket_file, started_by, kept, starter))
+    finally:
+        store.close()
+        socket_file.close()  # last: who gets the socket's lock gets the folders too
 
 
 async def _run(
     settings: Settings,
     store: Store,
     journal: Journal,
-    socket_file: SocketFile,
+    socket_file: ListeningSocket,
+    started_by: Manager,
     kept: Kept,
     starter: background.Starter,
 ) -> None:
@@ -377,11 +418,19 @@ async def _run(
 
     if kept.damages:
         listens()  # in a moment: the socket takes connections already
-        accepted = await Closed(settings, kept.damages, kept.accept_loss).run(socket_file)
+        closed = Closed(settings, kept.damages, kept.accept_loss)
+        accepted = await closed.run(socket_file, started_by)
         if not accepted:
             return
     daemon = Daemon(settings, store, journal)
-    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, listens)
+    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, started_by, listens)
+
+
+def _socket_file(settings: Settings, started_by: Manager) -> ListeningSocket:
+    """The socket that we were given, else one of our own. Raises SocketError."""
+    if started_by.listening is not None:
+        return GivenSocket(started_by.listening)
+    return SocketFile(settings.socket, settings.socket_mode, settings.socket_gid)
 
 
 def kernel_will_do(release: str) -> bool:
@@ -405,7 +454,17 @@ def _descriptors() -> int:
 
 
 def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Which run of the host this is. A service that may not see it in /proc (ProcSubset=pid) has it from
+    systemd. Raises NotUsable."""
+    try:
+        return str(UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()))
+    except OSError as error:
+        with contextlib.suppress(ValueError):
+            return str(UUID(os.environ.get(BOOT_ID, "")))
+        raise NotUsable(
+            f"which run of the host this is cannot be read ({error}), and {BOOT_ID} does not say it: "
+            f"in a unit, add Environment={BOOT_ID}=%b"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -30,9 +30,11 @@ from atmostd.clock import NANOSECONDS, boot_time
 from atmostd.damage import Damage
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.peer import Admins, credentials
-from atmostd.server import SocketFile, serve
+from atmostd.server import ListeningSocket, serve
 from atmostd.session import failed
 from atmostd.settings import Settings
+from atmostd.systemd import Manager
+from atmostd.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Closed:
         self._began = boot_time()
         self._end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    async def run(self, socket_file: SocketFile) -> bool:
+    async def run(self, socket_file: ListeningSocket, manager: Manager) -> bool:
         """Returns whether the loss was accepted; else the daemon was told to stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -60,7 +62,10 @@ class Closed:
             _log.error("state unavailable, so nothing is granted: %s", damage)
         _log.error("see what would be lost, and accept it, with: atmost recover")
         server = await serve(socket_file, lambda: Refusing(self), for_now=True)
+        watch = Watch(manager, self._settings.socket, lambda: f"nothing is granted: {self.error()}")
+        watch.start()
         accepted = await self._end
+        watch.stop()
         server.close()
         for connection in list(self.connections):
             connection.close()

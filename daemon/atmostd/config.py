@@ -47,6 +47,10 @@ RECLAIM_SECONDS = (
 )
 SPENT_KEPT_MAX = 1024  # outcomes kept for a client that never says that it has seen them
 IDLE_SECONDS = 0.0  # until a daemon leaves that nobody needs: never, since a service is to stay
+STATUS_SECONDS = 1.0  # between two words to systemd about what we do
+NOTIFY_RETRY_SECONDS = 0.1  # after systemd did not take the word that we are ready
+CANNOT_START_SECONDS = 0.5  # before it is tried again
+PROOFS_A_WATCHDOG = 3  # so that one that comes late is not the end
 BACKLOG = 4096  # connections that wait for accept; the kernel caps it at somaxconn
 IMPLICIT_LIMIT = 1  # semantics.md 2: a limit made by the request that names it
 TEMPLATE_IDLE_SECONDS = (

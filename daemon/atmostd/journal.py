@@ -49,6 +49,7 @@ class Journal:
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         self.trouble = ""  # why it is out of date; empty when it is not
+        self.on_written: Callable[[], None] | None = None  # a turn has decided something
         self.is_behind = False  # more was decided than open() has read, or than is in the file now
         self._folder = folder
         self._boot_id = boot_id
@@ -135,6 +136,12 @@ class Journal:
             self._replace_next = False
             self._replace()
 
+    def prove(self) -> bool:
+        """Write a frame that says nothing. Returns whether that could be done, or else is being mended."""
+        if not self._torn and self._file >= 0:
+            self._append([])
+        return not self.trouble or self._retry is not None
+
     def _append(self, noted: list[Record]) -> None:
         data = records.frame(noted)
         try:
@@ -144,6 +151,8 @@ class Journal:
             self._fail(error, "written")
             return
         self._bytes += len(data)
+        if self.on_written is not None and noted:
+            self.on_written()
         if self._look is None:
             self._look = asyncio.get_running_loop().call_later(
                 config.JOURNAL_LOOK_SECONDS, self._look_after

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+from functools import cache
 
 _SO_PEERPIDFD = 77  # linux/socket.h, since 6.5; the socket module does not name it
 _SO_PEERGROUPS = 59  # the same, since 4.13
@@ -14,6 +15,23 @@ _GROUPS_BYTES_MAX = 1024  # more Python does not ask for: 256 supplementary grou
 _GID = struct.Struct("I")
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid
 _STARTTIME = 19  # proc_pid_stat(5): field 22, counted from the one behind the name
+
+
+@cache
+def inodes_are_unique() -> bool:
+    """Whether this kernel gives each process a pidfd inode of its own, once and for all (Linux 6.9: since
+    then they are files of a file system of their own; before, all were the same anonymous inode)."""
+    pidfd, other = os.pidfd_open(os.getpid()), os.eventfd(0)
+    try:
+        return os.fstat(pidfd).st_dev != os.fstat(other).st_dev
+    finally:
+        os.close(pidfd)
+        os.close(other)
+
+
+def can_tell_processes_apart() -> bool:
+    """Whether a process is never taken for a dead one whose pid it got."""
+    return inodes_are_unique() or _started(1) > 0
 
 
 class Peer:
@@ -39,7 +57,10 @@ class Peer:
 
     def was(self, started: int, inode: int) -> bool:
         """Whether this process of the same pid is the one that was recorded so."""
-        return self.inode == inode and self.started == started
+        if self.inode != inode:
+            return False
+        not_seen = 0 in (self.started, started)  # by one of two daemons: ProtectProc= of a service
+        return self.started == started or (not_seen and inodes_are_unique())
 
     def close(self) -> None:
         os.close(self.pidfd)

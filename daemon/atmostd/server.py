@@ -74,8 +74,28 @@ class SocketFile:
         os.close(self._lock)
 
 
+class GivenSocket:
+    """A listening Unix socket that whoever started us has made, and keeps: systemd. It takes in who
+    connects while we are not there. Its path is not ours to make, change or take away, and its lock
+    is that of the folders: no second daemon has the same ones."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.socket = listening
+        self.path = Path(listening.getsockname())
+
+    def stop_listening(self) -> None:
+        """Who comes now waits for the next of us."""
+
+    def close(self) -> None:
+        """Leave it to whoever gave it."""
+        self.socket.close()
+
+
+ListeningSocket = SocketFile | GivenSocket
+
+
 async def serve(
-    socket_file: SocketFile, protocol: Callable[[], asyncio.Protocol], for_now: bool = False
+    socket_file: ListeningSocket, protocol: Callable[[], asyncio.Protocol], for_now: bool = False
 ) -> asyncio.AbstractServer:
     """Accept connections from now on. `for_now`: the socket outlives the server."""
     # The path is SocketFile's to unlink; Python 3.13 would do it too, as the server closes.
@@ -140,6 +160,6 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         raise SocketError(
-            f"another program listens on {path}, and it is no atmostd of this version; "
-            "stop it, or name another path with --socket"
+            f"another program listens on {path}, or systemd does (then there is an atmostd already: "
+            "systemctl status atmostd.socket); stop it, or name another path with --socket"
         )

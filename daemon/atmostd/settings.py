@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -48,10 +48,16 @@ class Settings:
     limits: list[Declaration] = field(default_factory=list)  # as that file declares them
     templates: list[TemplateDeclaration] = field(default_factory=list)
     given: argparse.Namespace = field(default_factory=argparse.Namespace)  # the options
+    socket_given: bool = False  # by who started us: no option or file has a word on it
+
+    def listening_on(self, path: Path) -> Settings:
+        """With the socket that we were given."""
+        return replace(self, socket=path, socket_given=True)
 
     def read_again(self) -> Settings:
         """The same options, and the configuration file as it is now. Raises ConfigInvalid."""
-        return Settings.of(self.given)
+        told = Settings.of(self.given)
+        return told.listening_on(self.socket) if self.socket_given else told
 
     @classmethod
     def from_arguments(cls, arguments: list[str] | None = None) -> Settings:

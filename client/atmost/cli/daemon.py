@@ -8,9 +8,11 @@ SUBCOMMANDS = {
     "start": "daemon_control",
     "stop": "daemon_control",
     "restart": "daemon_control",
-    "reload": "daemon_reload",
+    "reload": "reloading",
     "status": "daemon_control",
     "run": "daemon_control",
+    "install": "installing",
+    "uninstall": "installing",
 }
 
 HELP = """\
@@ -24,7 +26,9 @@ Start, stop and look after the daemon that keeps the limits.
   reload                    have it read its configuration file again
   status                    whether it runs, and what it says of itself
   run                       run one here, in the foreground
+  install                   make it a service of systemd: of the system, or your own (--user)
+  uninstall                 take away what install put there
 
-Where systemd looks after the daemon, they name the command of systemd instead.
+Where systemd looks after the daemon, start, stop, restart and run name the command of systemd instead.
 `atmost daemon COMMAND --help` has the rest.
 """

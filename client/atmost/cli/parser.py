@@ -62,7 +62,7 @@ slots
   ps [NAME]                 who holds slots, who waits for them
 
 the daemon
-  daemon COMMAND            start, stop, restart, reload, status, run: see atmost daemon --help
+  daemon COMMAND            start, stop, reload, install, ...: see atmost daemon --help
   status                    whether it runs, and what it says of itself
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that

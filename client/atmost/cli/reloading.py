@@ -1,4 +1,4 @@
-"""daemon reload: its configuration file, read again."""
+"""daemon reload: have the daemon read its configuration file again."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def reload(given: Namespace) -> int:
 COMMANDS = {
     "daemon reload": Command(
         "",
-        "Have the daemon read its configuration file again, as SIGHUP does. A file with a mistake changes\n"
-        "nothing, and every mistake is told. Socket and folders change at the next start only.\n\n"
+        "Read the configuration file again, as SIGHUP does. A file with a mistake changes nothing, and\n"
+        "every mistake is told. Socket and folders change at the next start only.\n\n"
         "Exit code: 0 done; 1 failed, and stderr says why; 2 wrong arguments.",
         no_options,
         reload,
