@@ -22,7 +22,15 @@ PLACES_MAX = 1000  # an acquire that waits has about a hundred
 
 _FILES = tuple(
     f"/atmost/{name}.py"
-    for name in ("sync", "sync_connection", "sync_socket", "exchange", "reconnecting")
+    for name in (
+        "sync",
+        "sync_blocks",
+        "sync_connection",
+        "sync_reconnecting",
+        "sync_socket",
+        "exchange",
+        "reconnecting",
+    )
 )
 
 

@@ -103,6 +103,11 @@ class ScriptedDaemon:
             peer.hang_up()
         self._peers = []
 
+    def turn_away(self) -> None:
+        """Hang up on the next client that connects, whatever it says."""
+        assert self._server is not None
+        self._server.accept()[0].close()
+
     def accept(self, welcome: bool = True) -> Peer:
         """The next client that connects, after its hello."""
         assert self._server is not None

@@ -35,6 +35,7 @@ class RunningDaemon:
     """An atmostd of a test's own. `start` returns when it answers."""
 
     environ: dict[str, str] | None = None  # None: that of the test
+    no_config: tuple[str, ...] = ("--config", os.devnull)
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -53,7 +54,7 @@ class RunningDaemon:
             *("--state-dir", str(self.state_dir)),
             *("--runtime-dir", str(self.folder / "run")),
             # Not what this host's own daemon is told.
-            *(() if "--config" in self.options else ("--config", os.devnull)),
+            *(() if "--config" in self.options else self.no_config),
             *self.options,
         ]
 

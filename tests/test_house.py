@@ -66,10 +66,15 @@ CLIENT_ORDER = [
     "web",
     "asyncio",
     "sync",
+    "sync_blocks",
+    "asyncio_blocks",
     "asyncio_connection",
     "sync_connection",
+    "sync_reconnecting",
+    "sync_caller",
     "sync_socket",
     "starting",
+    "connecting",
     "exchange",
     "reconnecting",
     "asked",
@@ -211,7 +216,8 @@ def test_twins_have_the_same_names_in_the_same_order() -> None:
                 found.append(node.name)
         return [name for name in found if not name.split(".")[-1].startswith("_")]
 
-    assert names(CLIENT / "sync.py") == names(CLIENT / "asyncio.py")
+    for part in ("", "_blocks"):
+        assert names(CLIENT / f"sync{part}.py") == names(CLIENT / f"asyncio{part}.py")
 
 
 def _plain(name: str) -> str:

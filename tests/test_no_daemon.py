@@ -39,6 +39,12 @@ both = pytest.mark.parametrize("kind", SIDES)
 NewSide = Callable[..., Side]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that seems to restart is waited for in test_first_connection.py."""
+    monkeypatch.setattr("atmost.reconnecting.FIRST_SECONDS", 0.01)
+
+
 @pytest.fixture
 def new_side(kind: str) -> Iterator[NewSide]:
     """Make a client under test for a path."""

@@ -13,8 +13,8 @@ import pytest
 import atmost
 import atmost.asyncio
 from atmost import paths, sync
+from atmost.connecting import none_answers
 from atmost.errors import DaemonUnavailable
-from atmost.exchange import none_answers
 from atmost.paths import SocketPath, socket_paths, user_runtime_dir, user_state_dir
 from tests.support import RunningDaemon
 

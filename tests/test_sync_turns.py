@@ -31,7 +31,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def is_locked(tested: Client) -> bool:
     """Whether the thread that stands still has the lock: then no other gets far."""
     assert tested._connection is not None
-    return tested._connection._lock.locked()
+    return tested._connection.is_mine()
 
 
 def test_the_leader_leaves_while_another_thread_comes(

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from atmost import wire
+from atmost.errors import AcquireTimeout, StateUnavailable
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
 ZIP = Path(__file__).with_name("golden") / "atmost-protocol-1.zip"
@@ -32,6 +33,7 @@ class DaemonBefore(RunningDaemon):
     """One of the version before."""
 
     environ = BEFORE
+    no_config = ()  # it knew of none
 
 
 WORKER = """
@@ -191,18 +193,10 @@ def workers(daemon: RunningDaemon) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(DaemonBefore, RunningDaemon), (RunningDaemon, DaemonBefore)],
-    ids=["upgrade", "and back"],
-)
-def test_a_restart_as_the_other_version_under_load(
-    start: Callable[[type[RunningDaemon]], RunningDaemon],
-    before: type[RunningDaemon],
-    after: type[RunningDaemon],
-    number: int,
+def test_an_upgrade_under_load(
+    start: Callable[[type[RunningDaemon]], RunningDaemon], number: int
 ) -> None:
-    daemon = start(before)
+    daemon = start(DaemonBefore)
     with daemon.client() as client:
         client.create_limit("db", SLOTS)
         client.create_limit("api", 5, slot_decay_per_second=2000.0)
@@ -210,7 +204,7 @@ def test_a_restart_as_the_other_version_under_load(
             with client.concurrency("db") as mine:
                 wait_until(lambda: client.read_limit("db").waiting)
                 daemon.stop(number)
-                daemon = start(after)
+                daemon = start(RunningDaemon)
                 kept = client.read_limit("db")
                 assert (kept.limit, kept.held >= 1) == (SLOTS, True)
             assert mine.lost is None
@@ -228,3 +222,24 @@ def test_a_restart_as_the_other_version_under_load(
         tokens = [int(line.split()[3]) for line in text.splitlines()]
         assert all(one < other for one, other in pairwise(tokens))
     assert len({token for *_, token in lines}) == len(lines)
+
+
+def test_an_older_daemon_refuses_newer_files_and_harms_nothing(
+    start: Callable[[type[RunningDaemon]], RunningDaemon],
+) -> None:
+    daemon = start(RunningDaemon)
+    with daemon.client() as client:
+        client.create_limit("db", 1)
+        with client.concurrency("db") as mine:
+            daemon.stop()
+            daemon = start(DaemonBefore)
+            with (
+                daemon.client() as other,
+                pytest.raises(StateUnavailable, match="by a newer atmostd"),
+            ):
+                other.acquire("db", timeout_seconds=0)
+            daemon.stop()
+            daemon = start(RunningDaemon)
+            with daemon.client() as other, pytest.raises(AcquireTimeout):
+                other.acquire("db", timeout_seconds=0)
+        assert mine.lost is None

@@ -40,6 +40,11 @@ class Asked(Struct, frozen=True):
         """The same, held until the process ends, not the connection."""
         return replace(self, by_process=True)
 
+    def within(self, seconds: float) -> Asked:
+        """The same, with no more time than that."""
+        timeout = self.timeout_seconds
+        return replace(self, timeout_seconds=seconds if timeout is None else min(timeout, seconds))
+
     def after(self, seconds: float) -> Asked:
         """The same, when so much of its time has passed."""
         if self.timeout_seconds is None:

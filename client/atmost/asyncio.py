@@ -6,19 +6,22 @@ Any number of tasks share one connection (asyncio_connection.py); each event loo
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
-from atmost.asyncio_connection import Connection
-from atmost.errors import GrantLost, LimitExists
+from atmost.asyncio_blocks import DONE, Concurrency, Grant
+from atmost.asyncio_connection import Connection, this_task
+from atmost.connecting import may_come
+from atmost.errors import DaemonUnavailable, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
+from atmost.paths import absolute
+from atmost.reconnecting import FirstTries
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
 __all__ = [
@@ -35,154 +38,6 @@ __all__ = [
     "read_limit",
     "update_limit",
 ]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Grant:
-    """Slots that were granted; a context manager, `with` or `async with`, that releases them.
-
-    names: the limits; slots: {name: slots held}; waited_seconds: in the line; token: the fencing
-    token, greater than every one granted before on any of these limits; tokens: {name: token};
-    unguarded: those of the limits that are inactive, where nothing is occupied.
-    """
-
-    __slots__ = ("_connection", "_granted", "_hold", "_lost")
-
-    def __init__(self, asked: Asked, connection: Connection | None, granted: wire.Granted):
-        self._hold = asked.hold
-        self._granted = granted
-        self._connection = connection
-        self._lost: GrantLost | None = None
-
-    # Most bodies ask for none of these, so they are made when they are asked for.
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._hold)
-
-    @property
-    def slots(self) -> dict[str, int]:
-        return dict(self._hold)
-
-    @property
-    def waited_seconds(self) -> float:
-        return self._granted.waited_ns / 1e9
-
-    @property
-    def token(self) -> int:
-        return self._granted.token
-
-    @property
-    def unguarded(self) -> tuple[str, ...]:
-        return tuple(self._granted.unguarded)
-
-    @property
-    def tokens(self) -> dict[str, int]:
-        """The fencing token for each limit."""
-        return dict.fromkeys(self.names, self.token)
-
-    @property
-    def lost(self) -> GrantLost | None:
-        """Why the slots are no longer held, though nobody here released them; None as far as we know.
-        Leaving the block raises it."""
-        if self._lost is None and self._connection is not None:
-            self._lost = self._connection.lost_grant(self._granted.request)
-        return self._lost
-
-    def release(self) -> Awaitable[None]:
-        """Give the slots back, at once; what it returns may be awaited or not. Twice is harmless; in
-        a forked child it does nothing."""
-        connection = self._connection
-        if connection is not None:
-            self._lost = connection.release(self._granted.request)
-            self._connection = None
-        return _DONE
-
-    def __enter__(self) -> Grant:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-        if self._lost is not None and error is None:
-            raise self._lost
-
-    async def __aenter__(self) -> Grant:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-        if self._lost is not None and error is None:
-            raise self._lost
-
-
-class Concurrency:
-    """What `concurrency` returns: a context manager and a decorator, to be used any number of times,
-    also by several tasks at once."""
-
-    __slots__ = ("_asked", "_client", "_entered")
-
-    def __init__(self, client: Client, asked: Asked) -> None:
-        self._client = client
-        self._asked = asked
-        self._entered: dict[object, list[Grant]] = {}  # by task
-
-    async def __aenter__(self) -> Grant:
-        caller = _task()
-        grant = await self._client._acquire(self._asked, caller, block=True)
-        self._entered.setdefault(caller, []).append(grant)
-        return grant
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        caller = _task()
-        if caller not in self._entered:  # a generator that another task finishes
-            caller = next(iter(self._entered))
-        grants = self._entered[caller]
-        grant = grants.pop()
-        if not grants:
-            del self._entered[caller]
-        _end(grant, caller)
-        if grant._lost is not None and error is None:
-            raise grant._lost
-
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
-        """Decorate a coroutine function: each call runs inside."""
-        import inspect  # takes longer to import than all the rest
-
-        if inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{_named(function)} is a generator: its body runs after the call has "
-                "returned; use an async with block inside it"
-            )
-        if not inspect.iscoroutinefunction(function):
-            raise TypeError(
-                f"{_named(function)} is not async: decorate it with atmost.sync.concurrency"
-            )
-
-        @functools.wraps(function)
-        async def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-            async with self:
-                return await function(*args, **kwargs)
-
-        return inside
 
 
 class Client:
@@ -201,7 +56,7 @@ class Client:
         _command: list[str] | None = None,
         _start: bool = True,
     ) -> None:
-        self._socket_path = socket_path
+        self._socket_path = None if socket_path is None else absolute(os.fspath(socket_path))
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
         self._start = _start  # a daemon, if none is there and one may be
@@ -236,7 +91,7 @@ class Client:
     ) -> Grant:
         """See the function `acquire`."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return await self._acquire(asked, _task())
+        return await self._acquire(asked, this_task())
 
     async def acquire_until_exit(
         self,
@@ -250,7 +105,7 @@ class Client:
         """Like `acquire`, but the slots belong to this process, not to its connection: they come
         back when it ends, however it ends. For a process that becomes another program by exec."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return await self._acquire(asked.by_the_process(), _task())
+        return await self._acquire(asked.by_the_process(), this_task())
 
     async def rate_limit(
         self,
@@ -262,7 +117,7 @@ class Client:
     ) -> None:
         """See the function `rate_limit`."""
         asked = asked_of_rate_limit(names, occupy, timeout_seconds, strict)
-        await self._acquire(asked, _task())
+        await self._acquire(asked, this_task())
 
     # Limits
 
@@ -350,7 +205,7 @@ class Client:
         self._connection = None
         if connection is not None:
             connection.close("the client was closed")
-        return _DONE
+        return DONE
 
     async def __aenter__(self) -> Client:
         return self
@@ -371,9 +226,12 @@ class Client:
         connection = self._connected()
         if connection is None:
             began = time.monotonic()
-            connection = await self._connect()
+            connection = await self._connect(asked.timeout_seconds)
             asked = asked.after(time.monotonic() - began)
-        return await _granted(connection, asked, caller, block)
+        granted = await connection.acquire(asked, caller)
+        if block:
+            connection.enter(caller, granted.request)
+        return Grant(asked, connection, granted)
 
     async def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         connection = self._connected()
@@ -394,17 +252,30 @@ class Client:
             connection = self._connection = self._connections.get(loop)
         return connection if connection is not None and not connection.lost else None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, timeout_seconds: float | None = None) -> Connection:
         loop = asyncio.get_running_loop()
-        async with self._connecting.setdefault(loop, asyncio.Lock()):
-            connection = self._connected()
-            if connection is None:
+        tries = FirstTries(time.monotonic(), timeout_seconds)
+        why: DaemonUnavailable | None = None
+        while True:
+            async with self._connecting.setdefault(loop, asyncio.Lock()):
+                connection = self._connected()
+                if connection is not None:
+                    return connection
                 self._forget_closed_loops()
-                connection = await Connection.open(
-                    self._socket_path, self._command, self._reconnect_seconds, self._start
-                )
-                self._connection = self._connections[loop] = connection
-            return connection
+                try:
+                    connection = await Connection.open(
+                        self._socket_path, self._command, self._reconnect_seconds, self._start
+                    )
+                    self._connection = self._connections[loop] = connection
+                    return connection
+                except DaemonUnavailable as error:
+                    if why is None and not may_come(error):
+                        raise
+                    why = error  # whatever it is: it may just be making its socket anew
+            pause = tries.pause(time.monotonic())
+            if pause is None:
+                raise why
+            await asyncio.sleep(pause)
 
     def _forget_closed_loops(self) -> None:
         for loop in list(self._connecting):  # other threads have loops of their own
@@ -419,50 +290,6 @@ class Client:
         self._connection = None
         self._connections = {}
         self._connecting = {}
-
-
-def _task() -> object:
-    """The calling task. In a forked child, where what it copied of its parent's ends, no loop runs."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
-async def _granted(connection: Connection, asked: Asked, caller: object, block: bool) -> Grant:
-    """Wait for the grant. `block`: the caller will be inside until it leaves."""
-    granted = await connection.acquire(asked, caller)
-    if block:
-        connection.enter(caller, granted.request)
-    return Grant(asked, connection, granted)
-
-
-def _end(grant: Grant, caller: object) -> None:
-    """The caller has left this grant's block."""
-    connection = grant._connection
-    try:
-        grant.release()
-    finally:
-        if connection is not None:
-            connection.leave(caller, grant._granted.request)
-
-
-class _Done:
-    """Awaiting it returns at once: for what is done when the call returns, and was never a coroutine."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-_DONE = _Done()
-
-
-def _named(function: Callable[..., Any]) -> str:
-    """A partial and other callables have no name."""
-    return getattr(function, "__qualname__", None) or repr(function)
 
 
 # The client of this process, and its functions

@@ -10,6 +10,7 @@ loop, leaves that to a helper thread (sync_connection.settle), which outlives th
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import socket
@@ -20,19 +21,23 @@ from typing import Any, cast
 
 from atmost import sync_connection, wire
 from atmost.asked import Asked
+from atmost.connecting import (
+    HANG_UPS_MAX,
+    HungUp,
+    check_owner,
+    first_that_answers,
+    started_or_not,
+    was_leaving,
+    why_not_connected,
+)
 from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
-    HANG_UPS_MAX,
     HELLO_SECONDS,
     Answer,
     Exchange,
-    HungUp,
-    first_that_answers,
     said_by,
     unavailable,
-    was_leaving,
-    why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
@@ -316,12 +321,9 @@ class Connection(asyncio.Protocol):
         """Try once to connect. A Unix socket does at once or not at all."""
         self._timer = None
         self._away.trying(time.monotonic())
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connected.setblocking(False)
-            connected.connect(self._at.path)
-        except OSError as error:
-            connected.close()
+            connected = _connect(self._at)
+        except (OSError, MemoryError) as error:
             self._away.failed(why_not_connected(error))
             self._exchange.refusal = None
             self._fail_if_away_too_long()
@@ -336,7 +338,7 @@ class Connection(asyncio.Protocol):
             await self.loop.create_unix_connection(lambda: self, sock=connected)
         except BaseException as error:
             connected.close()
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError | MemoryError):
                 raise
             self._away.failed(why_not_connected(error))
             self._fail_if_away_too_long()
@@ -384,6 +386,14 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
+def this_task() -> object:
+    """The calling task. In a forked child, where what it copied of its parent's ends, no loop runs."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
 async def _connect_to_one(
     places: list[SocketPath], start: bool
 ) -> tuple[socket.socket, SocketPath]:
@@ -399,27 +409,30 @@ async def _connect_to_one(
     made: list[socket.socket] = []
     given_up = False
 
-    def connect(path: str) -> socket.socket:
-        made.append(_connect(path))
+    def connect(at: SocketPath) -> socket.socket:
+        made.append(_connect(at))
         if given_up:
             made[-1].close()
         return made[-1]
 
     try:
         return await asyncio.to_thread(starting.connect, places, connect, why)
-    except BaseException:
+    except BaseException as error:
         given_up = True  # the thread goes on, and its socket is nobody's
         for connected in made:
             connected.close()
+        if isinstance(error, DaemonUnavailable):
+            raise started_or_not(error, why) from None
         raise
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(at: SocketPath) -> socket.socket:
     """A Unix socket connects at once or not at all, so there is nothing to wait for. Raises OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
-        connection.connect(path)
+        connection.connect(at.path)
+        check_owner(at, connection)
     except BaseException:
         connection.close()
         raise
@@ -450,3 +463,13 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _outlive_the_interpreter() -> None:
+    """As sync_connection's: for a loop in a daemon thread."""
+    for connection in list(_connections):
+        with contextlib.suppress(OSError):
+            os.dup(connection._socket.fileno())
+
+
+atexit.register(_outlive_the_interpreter)

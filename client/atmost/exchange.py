@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -31,13 +31,10 @@ from atmost.errors import (
 )
 from atmost.paths import SocketPath
 
-T = TypeVar("T")
-
 HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a millisecond
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
 RECONNECT_SECONDS = 30.0  # a restart takes well under a second; this is for a host under load
 RECEIVE_BYTES = 64 * 1024
-HANG_UPS_MAX = 5  # of daemons at a default place; then it is no daemon that leaves
 SEEN_MAX = 1000  # told in one frame: at most 5 bytes each
 
 Answer = (
@@ -56,11 +53,6 @@ Answer = (
 
 class AskedTwice(Exception):
     """The cause of a LimitExists, when the create was sent a second time: it may have made the limit."""
-
-
-class HungUp(Exception):
-    """The cause of a DaemonUnavailable, when what was there hung up before its welcome: perhaps a
-    daemon that was just leaving."""
 
 
 class Exchange:
@@ -152,7 +144,11 @@ class Exchange:
 
     def enter(self, caller: Hashable, number: int) -> None:
         """The caller is inside this grant's block: it cannot wait for itself there."""
-        self._inside.setdefault(caller, []).append(number)
+        inside = self._inside.get(caller)
+        if inside is None:
+            self._inside[caller] = [number]
+        else:
+            inside.append(number)
 
     def leave(self, caller: Hashable, number: int) -> None:
         """The caller has left the block."""
@@ -162,6 +158,14 @@ class Exchange:
                 inside.remove(number)
             if not inside:
                 self._inside.pop(caller, None)
+
+    def names_of(self, caller: Hashable, waiting: Iterable[int]) -> set[str]:
+        """The limits of which this caller has something, or waits for it by these requests."""
+        has = [
+            self._held[number][0] for number in self._inside.get(caller, []) if number in self._held
+        ]
+        asks = [self._waiting[number][0] for number in waiting if number in self._waiting]
+        return {name for message in (*has, *asks) for name in message.hold}
 
     # What is received
 
@@ -261,11 +265,11 @@ class Exchange:
         self._seen = []  # what is not named is forgotten there
         frames = [self.hello()]
         # Held ones first: a daemon that knows nothing of them must not give their slots away.
-        for number, (message, token) in self._held.items():
+        for number, (message, token) in list(self._held.items()):
             frames.append(wire.encode(wire.Keep(number, message.hold, token, message.by_process)))
-        for message, ends in self._waiting.values():
+        for message, ends in list(self._waiting.values()):
             frames.append(wire.encode(_again(message, ends, now)))
-        for number, (question, _) in self._questions.items():
+        for number, (question, _) in list(self._questions.items()):
             frames.append(wire.encode(question))
             self._questions[number] = question, True
         self._resume = self.number()
@@ -304,68 +308,11 @@ def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
     return DaemonUnavailable(at.path, at.source, reason)
 
 
-def hung_up(at: SocketPath) -> DaemonUnavailable:
-    """It closed the connection before its welcome."""
-    error = unavailable(at, "the daemon closed the connection")
-    error.__cause__ = HungUp()
-    return error
-
-
-def was_leaving(error: BaseException) -> bool:
-    """Whether a daemon may have gone in the very moment in which we came."""
-    return isinstance(error, DaemonUnavailable) and isinstance(
-        error.__cause__, HungUp | ConnectionResetError | BrokenPipeError
-    )
-
-
 def said_by(at: SocketPath, error: AtmostError) -> AtmostError:
     """The error with which this conversation ended; that of the protocol says which one it was."""
     if isinstance(error, ProtocolError):
         return ProtocolError(f"from {at.path} ({at.source}): {error.problem}")
     return error
-
-
-def first_that_answers(
-    paths: list[SocketPath], connect: Callable[[str], T]
-) -> tuple[T, SocketPath]:
-    """What `connect` gives for the first of these sockets that answers. Raises DaemonUnavailable.
-
-    A daemon that is there, but refuses, is not replaced by another one.
-    """
-    tried = []
-    for at in paths:
-        try:
-            return connect(at.path), at
-        except OSError as error:
-            tried.append((at, why_not_connected(error)))
-            if not isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                break
-    raise none_answers(tried)
-
-
-def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
-    """No daemon answers at any of these paths, for these reasons."""
-    first, reason = tried[0]
-    for other, why in tried[1:]:
-        reason += f"; nor at {other.path} ({other.source}): {why}"
-    return unavailable(first, reason)
-
-
-def why_not_connected(error: OSError) -> str:
-    """The reason in words that help."""
-    match error:
-        case FileNotFoundError():
-            return "there is no such socket"
-        case ConnectionRefusedError():
-            return "nobody listens there, or it is no socket"
-        case PermissionError():
-            return "this user may not connect to it"
-        case TimeoutError():
-            return f"no answer within {HELLO_SECONDS:g} s"
-        case BlockingIOError():
-            return "too many connections wait there to be accepted"
-        case _:
-            return error.strerror or str(error)
 
 
 def _user() -> str:

@@ -25,11 +25,19 @@ LOG_NAME = "atmostd.log"
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7), less its NUL
 
 
+OF_THE_USER = "default, of the user"
+
+
 class SocketPath(NamedTuple):
     """A socket to try, and where that path came from, in words for an error."""
 
     path: str
     source: str
+
+    @property
+    def is_own(self) -> bool:
+        """Whether only this user's own daemon is looked for here, or root's."""
+        return self.source == OF_THE_USER
 
 
 def socket_paths(
@@ -37,14 +45,25 @@ def socket_paths(
 ) -> list[SocketPath]:
     """The sockets to try, in order: one if it was named, else the system's and the user's."""
     if given is not None:
-        return [SocketPath(os.fspath(given), "given")]
+        return [SocketPath(absolute(os.fspath(given)), "given")]
     named = environ.get("ATMOST_SOCKET")
     if named:
-        return [SocketPath(named, "from ATMOST_SOCKET")]
+        return [SocketPath(absolute(named), "from ATMOST_SOCKET")]
     return [
         SocketPath(f"{SYSTEM_RUNTIME_DIR}/{SOCKET_NAME}", "default, of the system"),
-        SocketPath(f"{user_runtime_dir(environ)}/{SOCKET_NAME}", "default, of the user"),
+        SocketPath(f"{user_runtime_dir(environ)}/{SOCKET_NAME}", OF_THE_USER),
     ]
+
+
+def absolute(path: str) -> str:
+    """The same socket after a change of the folder. As it was, if that would be too long for one."""
+    if os.path.isabs(path) or path.startswith("\0"):
+        return path
+    try:
+        whole = os.path.join(os.getcwd(), path)
+    except OSError:  # the folder was deleted
+        return path
+    return whole if len(os.fsencode(whole)) <= SOCKET_PATH_BYTES_MAX else path
 
 
 def user_runtime_dir(environ: Mapping[str, str] = os.environ) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 PAUSE_SECONDS_MIN = 0.005  # a restart under systemd takes about 0.25 s
 PAUSE_SECONDS_MAX = 0.2  # while a call waits: a line stands still until its first one is back
 PAUSE_SECONDS_UNOBSERVED = 1.0  # when no call waits any more
+FIRST_SECONDS = 1.0  # that a call waits for a first connection, if a socket is there: a restart
 
 
 class Reconnecting:
@@ -79,6 +80,23 @@ class Reconnecting:
         assert self.since is not None
         gives_up = self.since + self.seconds
         return gives_up if now < gives_up else now + hello_seconds
+
+
+class FirstTries:
+    """The tries of a call to get a first connection, while a daemon seems to be about to come."""
+
+    def __init__(self, now: float, timeout_seconds: float | None) -> None:
+        """`timeout_seconds`: the call's own, which it does not overstep either."""
+        seconds = FIRST_SECONDS if timeout_seconds is None else min(FIRST_SECONDS, timeout_seconds)
+        self._away = Reconnecting(seconds)
+        self._away.lost(now, "")
+
+    def pause(self, now: float) -> float | None:
+        """Seconds before the next try; None: that was the last one."""
+        if self._away.gave_up(now):
+            return None
+        self._away.trying(now)
+        return max(0.0, self._away.next - now)
 
 
 def _chance() -> float:

@@ -52,14 +52,14 @@ class NotStarted(Exception):
 
 
 def connect(
-    tried: list[SocketPath], dial: Callable[[str], T], none: DaemonUnavailable
+    tried: list[SocketPath], dial: Callable[[SocketPath], T], none: DaemonUnavailable
 ) -> tuple[T, SocketPath]:
     """What `dial` gives for a daemon that is started for that, at the last of the default places that
     were tried. `none`: why there is no other, which
     is raised, with a word more, if none may be started. Raises DaemonUnavailable."""
     for at in tried:
         try:
-            return dial(at.path), at  # it has come meanwhile
+            return dial(at), at  # it has come meanwhile
         except (FileNotFoundError, ConnectionRefusedError):
             continue
         except OSError:
@@ -103,7 +103,7 @@ def check_unmanaged() -> None:
             )
 
 
-def started(at: SocketPath, dial: Callable[[str], T], options: list[str]) -> T:
+def started(at: SocketPath, dial: Callable[[SocketPath], T], options: list[str]) -> T:
     """What `dial` gives for the daemon at this path, which is started with these options if there is
     none. Raises DaemonUnavailable."""
     log = log_path(at)
@@ -130,13 +130,15 @@ def _of_system(at: SocketPath) -> bool:
     return os.geteuid() == 0 and os.path.dirname(at.path) != paths.user_runtime_dir()
 
 
-def _dial_or_start(at: SocketPath, dial: Callable[[str], T], options: list[str], lock: int) -> T:
+def _dial_or_start(
+    at: SocketPath, dial: Callable[[SocketPath], T], options: list[str], lock: int
+) -> T:
     deadline = time.monotonic() + START_SECONDS
     mine = False
     why = "another process was to start it, and it is not there"
     while True:
         try:
-            return dial(at.path)
+            return dial(at)
         except (FileNotFoundError, ConnectionRefusedError):
             pass
         if time.monotonic() >= deadline:

@@ -6,20 +6,22 @@ loop, which it blocks.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
-from atmost.errors import GrantLost, LimitExists
+from atmost.connecting import may_come
+from atmost.errors import DaemonUnavailable, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
+from atmost.paths import absolute
+from atmost.reconnecting import FirstTries
+from atmost.sync_blocks import Concurrency, Grant
+from atmost.sync_caller import Caller, this_thread
 from atmost.sync_connection import Connection
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
 
@@ -38,152 +40,7 @@ __all__ = [
     "update_limit",
 ]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Grant:
-    """Slots that were granted; a context manager that releases them.
-
-    names: the limits; slots: {name: slots held}; waited_seconds: in the line; token: the fencing
-    token, greater than every one granted before on any of these limits; tokens: {name: token};
-    unguarded: those of the limits that are inactive, where nothing is occupied.
-    """
-
-    __slots__ = ("_connection", "_granted", "_hold", "_lost")
-
-    def __init__(self, asked: Asked, connection: Connection | None, granted: wire.Granted):
-        self._hold = asked.hold
-        self._granted = granted
-        self._connection = connection
-        self._lost: GrantLost | None = None
-
-    # Most bodies ask for none of these, so they are made when they are asked for.
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._hold)
-
-    @property
-    def slots(self) -> dict[str, int]:
-        return dict(self._hold)
-
-    @property
-    def waited_seconds(self) -> float:
-        return self._granted.waited_ns / 1e9
-
-    @property
-    def token(self) -> int:
-        return self._granted.token
-
-    @property
-    def unguarded(self) -> tuple[str, ...]:
-        return tuple(self._granted.unguarded)
-
-    @property
-    def tokens(self) -> dict[str, int]:
-        """The fencing token for each limit."""
-        return dict.fromkeys(self.names, self.token)
-
-    @property
-    def lost(self) -> GrantLost | None:
-        """Why the slots are no longer held, though nobody here released them; None as far as we know.
-        Leaving the block raises it."""
-        if self._lost is None and self._connection is not None:
-            self._lost = self._connection.lost_grant(self._granted.request)
-        return self._lost
-
-    def release(self) -> None:
-        """Give the slots back. Twice is harmless; in a forked child it does nothing."""
-        connection = self._connection
-        if connection is not None:
-            self._lost = connection.release(self._granted.request)
-            self._connection = None
-
-    def __enter__(self) -> Grant:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-        if self._lost is not None and error is None:
-            raise self._lost
-
-
-class Concurrency:
-    """What `concurrency` returns: a context manager and a decorator, to be used any number of times,
-    also by several threads at once."""
-
-    __slots__ = ("_asked", "_client", "_entered")
-
-    def __init__(self, client: Client, asked: Asked) -> None:
-        self._client = client
-        self._asked = asked
-        self._entered: dict[object, list[Grant]] = {}  # by thread
-
-    def __enter__(self) -> Grant:
-        caller = _thread.caller
-        grant = self._client._acquire(self._asked, caller, block=True)
-        try:
-            with _entering:
-                self._entered.setdefault(caller, []).append(grant)
-        except BaseException:  # Ctrl-C in this very moment
-            self._forget(caller, grant)
-            _end(grant, caller)
-            raise
-        return grant
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        caller = _thread.caller
-        with _entering:
-            if caller not in self._entered:  # a generator that another thread finishes
-                caller = next(iter(self._entered))
-            grants = self._entered[caller]
-            grant = grants.pop()
-            if not grants:
-                del self._entered[caller]
-        _end(grant, caller)
-        if grant._lost is not None and error is None:
-            raise grant._lost
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call runs inside."""
-        import inspect  # takes longer to import than all the rest
-
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{_named(function)} is async: decorate it with atmost.asyncio.concurrency"
-            )
-        if inspect.isgeneratorfunction(function):
-            raise TypeError(
-                f"{_named(function)} is a generator: its body runs after the call has "
-                "returned; use a with block inside it"
-            )
-
-        @functools.wraps(function)
-        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return inside
-
-    def _forget(self, caller: object, grant: Grant) -> None:
-        """The block was not entered after all, however far that had come."""
-        with _entering:
-            grants = self._entered.get(caller, [])
-            if grant in grants:
-                grants.remove(grant)
-            if not grants:
-                self._entered.pop(caller, None)
+NESTED_SECONDS = 1.0  # that a signal handler waits for what may come only after it
 
 
 class Client:
@@ -202,12 +59,13 @@ class Client:
         _command: list[str] | None = None,
         _start: bool = True,
     ) -> None:
-        self._socket_path = socket_path
+        self._socket_path = None if socket_path is None else absolute(os.fspath(socket_path))
         self._reconnect_seconds = reconnect_seconds
         self._command = _command
         self._start = _start  # a daemon, if none is there and one may be
         self._connection: Connection | None = None
-        self._connecting = threading.Lock()
+        self._connecting = threading.RLock()
+        self._above: dict[int, Connection] = {}  # by level, above that of `_connection`: 0
         _clients.add(self)
 
     # Slots
@@ -236,7 +94,7 @@ class Client:
     ) -> Grant:
         """See the function `acquire`."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return self._acquire(asked, _thread.caller)
+        return self._acquire(asked, this_thread.caller)
 
     def acquire_until_exit(
         self,
@@ -250,7 +108,7 @@ class Client:
         """Like `acquire`, but the slots belong to this process, not to its connection: they come
         back when it ends, however it ends. For a process that becomes another program by exec."""
         asked = asked_of_concurrency(names, occupy, timeout_seconds, rate_limit, strict)
-        return self._acquire(asked.by_the_process(), _thread.caller)
+        return self._acquire(asked.by_the_process(), this_thread.caller)
 
     def rate_limit(
         self,
@@ -262,7 +120,7 @@ class Client:
     ) -> None:
         """See the function `rate_limit`."""
         asked = asked_of_rate_limit(names, occupy, timeout_seconds, strict)
-        self._acquire(asked, _thread.caller)
+        self._acquire(asked, this_thread.caller)
 
     # Limits
 
@@ -347,8 +205,10 @@ class Client:
         """End the session: what it still holds is released, and who waits gets DaemonUnavailable. A
         later call begins a new one."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close("the client was closed")
+        above, self._above = self._above, {}
+        for one in (connection, *above.values()):
+            if one is not None:
+                one.close("the client was closed")
 
     def __enter__(self) -> Client:
         return self
@@ -363,79 +223,98 @@ class Client:
 
     # Calls
 
-    def _acquire(self, asked: Asked, caller: object, block: bool = False) -> Grant:
+    def _acquire(self, asked: Asked, caller: Caller, block: Concurrency | None = None) -> Grant:
+        """`block`: the caller will be inside of it until it leaves."""
         if asked.nothing:
             return Grant(asked, None, wire.Granted(request=0, token=0, waited_ns=0))
         connection = self._connection
-        if connection is None or connection.lost:
+        if connection is None or connection.lost or caller.depth or connection.is_mine():
             began = time.monotonic()
-            connection = self._connect()
+            connection = self._connect(caller, asked.timeout_seconds)
+            asked = self._without_deadlock(asked, caller, connection)
             asked = asked.after(time.monotonic() - began)
-        return _granted(connection, asked, caller, block)
+        granted = connection.acquire(asked, caller)
+        try:
+            if block is not None:
+                connection.enter(caller, granted.request)
+                block._entered.append((caller, connection, granted.request))
+            return Grant(asked, connection, granted, block)
+        except BaseException:  # Ctrl-C in this very moment
+            connection.release(granted.request)
+            if block is not None:
+                block._end((caller, connection, granted.request))
+            raise
 
     def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
+        caller = this_thread.caller
         connection = self._connection
-        if connection is None or connection.lost:
-            connection = self._connect()
-        return connection.ask(kind, *fields)
+        if connection is None or connection.lost or caller.depth or connection.is_mine():
+            connection = self._connect(caller)
+        return connection.ask(kind, *fields, caller=caller)
 
     def _limit(self, kind: type[wire.Message], *fields: Any) -> Limit:
         answer = self._ask(kind, *fields)
         assert isinstance(answer, wire.Limit)
         return Limit.of(answer.limit)
 
-    def _connect(self) -> Connection:
-        with self._connecting:
-            connection = self._connection
-            if connection is None or connection.lost:
-                connection = self._connection = Connection.open(
-                    self._socket_path, self._command, self._reconnect_seconds, self._start
-                )
-            return connection
+    def _connect(self, caller: Caller, timeout_seconds: float | None = None) -> Connection:
+        """The session for a call of this thread. On top of a call that this thread is at already (from
+        a signal handler, or the garbage collector) it is another one, since what is beneath cannot
+        go on meanwhile."""
+        level = caller.depth
+        while (connection := self._session(level)) is not None and connection.is_mine():
+            level += 1
+        tries = FirstTries(time.monotonic(), timeout_seconds)
+        why: DaemonUnavailable | None = None
+        while True:
+            depth = caller.depth
+            try:
+                with self._connecting:
+                    caller.depth = level + 1
+                    connection = self._session(level)
+                    if connection is None or connection.lost:
+                        connection = Connection.open(
+                            self._socket_path,
+                            self._command,
+                            self._reconnect_seconds,
+                            level,
+                            self._start,
+                        )
+                        if level:
+                            self._above[level] = connection
+                        else:
+                            self._connection = connection
+                    return connection
+            except DaemonUnavailable as error:
+                if why is None and not may_come(error):
+                    raise
+                why = error  # whatever it is: it may just be making its socket anew
+            finally:
+                caller.depth = depth
+            pause = tries.pause(time.monotonic())
+            if pause is None:
+                raise why
+            time.sleep(pause)
+
+    def _session(self, level: int) -> Connection | None:
+        return self._above.get(level) if level else self._connection
+
+    def _without_deadlock(self, asked: Asked, caller: Caller, connection: Connection) -> Asked:
+        """The same, but bounded if its wait could be for what this thread itself has, or stops: the
+        daemon cannot tell, since it knows two sessions."""
+        beneath = [
+            one for one in (self._connection, *self._above.values()) if one is not connection
+        ]
+        connecting: bool = self._connecting._is_owned()  # type: ignore[attr-defined]
+        if connecting or any(one is not None and one.stops(caller, asked) for one in beneath):
+            return asked.within(NESTED_SECONDS)
+        return asked
 
     def _forget_in_child(self) -> None:
         """In a forked child the parent's threads are not there, and its session is not ours."""
-        self._connecting = threading.Lock()
+        self._connecting = threading.RLock()
         self._connection = None
-
-
-def _granted(connection: Connection, asked: Asked, caller: object, block: bool) -> Grant:
-    """Wait for the grant. `block`: the caller will be inside until it leaves."""
-    granted = connection.acquire(asked, caller)
-    try:
-        if block:
-            connection.enter(caller, granted.request)
-        return Grant(asked, connection, granted)
-    except BaseException:  # Ctrl-C in this very moment
-        connection.leave(caller, granted.request)
-        connection.release(granted.request)
-        raise
-
-
-def _end(grant: Grant, caller: object) -> None:
-    """The caller has left this grant's block."""
-    connection = grant._connection
-    try:
-        grant.release()
-    finally:
-        if connection is not None:
-            connection.leave(caller, grant._granted.request)
-
-
-class _Thread(threading.local):
-    """The calling thread, told apart from every other one: an ident is given to a later thread again."""
-
-    def __init__(self) -> None:
-        self.caller = object()
-
-
-_thread = _Thread()
-_entering = threading.Lock()  # guards who is inside what; never held for longer than that takes
-
-
-def _named(function: Callable[..., Any]) -> str:
-    """A partial and other callables have no name."""
-    return getattr(function, "__qualname__", None) or repr(function)
+        self._above = {}
 
 
 # The client of this process, and its functions
@@ -543,11 +422,8 @@ def delete_limit(name: str) -> None:
 
 
 def _forget_in_child() -> None:
-    global _entering
-    _entering = threading.Lock()
     for client in list(_clients):
         client._forget_in_child()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-atexit.register(_default.close)

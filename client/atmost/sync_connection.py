@@ -13,9 +13,11 @@ process with threads.)
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import math
 import os
-import select
 import sys
 import threading
 import time
@@ -25,45 +27,39 @@ from typing import Any
 
 from atmost import wire
 from atmost.asked import Asked
+from atmost.connecting import (
+    HANG_UPS_MAX,
+    first_that_answers,
+    hung_up,
+    started_or_not,
+    was_leaving,
+    why_not_connected,
+)
 from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
 from atmost.exchange import (
     ANSWER_SECONDS,
-    HANG_UPS_MAX,
     HELLO_SECONDS,
     RECONNECT_SECONDS,
     Answer,
     Exchange,
-    first_that_answers,
-    hung_up,
     said_by,
     unavailable,
-    was_leaving,
-    why_not_connected,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+from atmost.sync_caller import Caller, this_thread
+from atmost.sync_reconnecting import (
+    HELPER,
+    Call,
+    OutOfPatience,
+    Reconnects,
+    seconds_left,
+    why_broken,
+)
 from atmost.sync_socket import Socket
 
-_HELPER = 0  # the helper thread's place among the calls; requests are numbered from 1
 
-
-class _Call:
-    """A request that waits for its answer."""
-
-    __slots__ = ("answer", "number", "wake")
-
-    def __init__(self) -> None:
-        self.number = 0  # of the request; 0 until it has one
-        self.answer: Answer | None = None
-        self.wake: threading.Lock | None = None  # held while its thread sleeps
-
-
-class _OutOfPatience(Exception):
-    """No answer, not even that the time is up. Not a TimeoutError: a program's own signal handler
-    may raise one of those while we wait."""
-
-
-class Connection:
+class Connection(Reconnects):
     """One session with the daemon, shared by the threads of this process.
 
     Rule 1: `_lock` guards every field; it is never held while waiting for an answer.
@@ -73,14 +69,23 @@ class Connection:
     file's by the time of the read. Only who reads connects again.
     Rule 4: while the connection is lost and the daemon may think that we have what we let go of,
     somebody tries to reach it: a thread that waits, or else the helper.
+    Rule 5: a signal handler, or the garbage collector, may call from on top of any step. A release or
+    close that finds the lock with its own thread is put down, and done when that has let go of it,
+    before it waits or returns. Any other call goes by another session (Client._connect).
     """
 
     def __init__(
-        self, exchange: Exchange, at: SocketPath, connected: Socket, seconds: float
+        self,
+        exchange: Exchange,
+        at: SocketPath,
+        connected: Socket,
+        seconds: float,
+        level: int = 0,
     ) -> None:
-        self._lock = threading.Lock()
+        self._make_lock()
+        self._level = level  # of the calls that go by it: Caller.depth
         self._exchange = exchange
-        self._calls: dict[int, _Call] = {}  # by request
+        self._calls: dict[int, Call] = {}  # by request
         self._reading = False  # a thread reads for all
         self.lost: AtmostError | None = None  # why this session is over
         self._at = at
@@ -98,6 +103,7 @@ class Connection:
         given: str | os.PathLike[str] | None,
         command: list[str] | None,
         seconds: float,
+        level: int = 0,
         start: bool = True,
     ) -> Connection:
         """Connect and shake hands; `start` a daemon if none is there and one may be. Raises
@@ -107,7 +113,7 @@ class Connection:
         while True:
             connected = Socket()
             at = _connect(connected, places, start)
-            connection = cls(Exchange(command), at, connected, seconds)
+            connection = cls(Exchange(command), at, connected, seconds, level)
             try:
                 connection._shake_hands()
                 return connection
@@ -117,38 +123,50 @@ class Connection:
                 if len(places) == 1 or hang_ups == HANG_UPS_MAX or not was_leaving(error):
                     raise
 
-    def acquire(self, asked: Asked, caller: object) -> wire.Granted:
+    def _make_lock(self) -> None:
+        self._lock = threading.RLock()
+        self.is_mine: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
+        self._put_down: list[Callable[[], object]] = []
+
+    def acquire(self, asked: Asked, caller: Caller) -> wire.Granted:
         """Wait for slots."""
         ends = None if asked.timeout_seconds is None else time.monotonic() + asked.timeout_seconds
         granted: wire.Granted = self._call(
-            asked.patience, self._exchange.acquire, asked, caller, ends
+            caller, asked.patience, self._exchange.acquire, asked, caller, ends
         )
         return granted
 
-    def ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
+    def ask(self, kind: type[wire.Message], *fields: Any, caller: Caller) -> Answer:
         """Send a request of this kind and wait for its answer."""
-        answer: Answer = self._call(ANSWER_SECONDS, self._exchange.ask, kind, *fields)
+        answer: Answer = self._call(caller, ANSWER_SECONDS, self._exchange.ask, kind, *fields)
         return answer
 
-    def enter(self, caller: object, number: int) -> None:
+    def enter(self, caller: Caller, number: int) -> None:
         """The caller will be inside this grant's block until leave()."""
         self._exchange.enter(caller, number)
 
-    def leave(self, caller: object, number: int) -> None:
+    def leave(self, caller: Caller, number: int) -> None:
         """The caller is no longer inside this grant's block."""
         self._exchange.leave(caller, number)
 
     def release(self, number: int) -> GrantLost | None:
         """Let go of what the request has. Needs no answer. Returns why it had nothing any more, if the
         daemon has said so by now; that is looked at last, since others may wait for the slots."""
-        with self._lock:
-            lost = self._exchange.lost_grants.get(number)
-            if lost is not None or self.lost:
-                return lost
-            self._send(self._exchange.release(number))
-            self._settle_if_nobody_does()
-            if self._reading or not self._socket.has_unread():
-                return None
+        if self.is_mine():
+            self._put_down.append(functools.partial(self._release, number))
+            return self._exchange.lost_grants.get(number)
+        try:
+            with self._lock:
+                lost = self._exchange.lost_grants.get(number)
+                if lost is not None or self.lost:
+                    return lost
+                self._send(self._exchange.release(number))
+                self._settle_if_nobody_does()
+                if self._reading or not self._socket.has_unread():
+                    return None
+        finally:
+            if self._put_down:
+                self._pick_up()
         return self.lost_grant(number)
 
     def lost_grant(self, number: int) -> GrantLost | None:
@@ -156,9 +174,47 @@ class Connection:
         self._look()
         return self._exchange.lost_grants.get(number)
 
+    def stops(self, caller: Caller, asked: Asked) -> bool:
+        """Whether others may wait for this very thread, as long as it waits for what it asks for on top
+        of its call here."""
+        if self.is_mine():
+            return True
+        numbers = [call.number for call in list(self._calls.values()) if call.caller is caller]
+        return not self._exchange.names_of(caller, numbers).isdisjoint(asked.hold)
+
     def close(self, reason: str) -> None:
         """End the session."""
+        if self.is_mine():
+            self._put_down.append(functools.partial(self._close, reason))
+            return
         self._look()
+        try:
+            self._close(reason)
+        finally:
+            self._pick_up()
+
+    def forget_in_child(self) -> None:
+        """Close this process's copy of the socket; the parent's goes on."""
+        self._make_lock()
+        self.lost = unavailable(self._at, "the session is that of the parent process")
+        self._socket.close()
+
+    # What was put down: rule 5. It may be done twice, by two threads or after an interruption.
+
+    def _pick_up(self) -> None:
+        while self._put_down and not self.is_mine():
+            for do in self._put_down[:]:
+                do()
+                with contextlib.suppress(ValueError):  # another thread was there
+                    self._put_down.remove(do)  # last: an interruption leaves it to the next one
+
+    def _release(self, number: int) -> None:
+        with self._lock:
+            if not self.lost:
+                self._send(self._exchange.release(number))
+                self._settle_if_nobody_does()
+
+    def _close(self, reason: str) -> None:
         with self._lock:
             if not self.lost:
                 if self._connected and self._socket.has_ended():  # who reads has not looked yet
@@ -168,12 +224,6 @@ class Connection:
                 if unsettled:
                     settle(self._exchange, self._at)
 
-    def forget_in_child(self) -> None:
-        """Close this process's copy of the socket; the parent's goes on."""
-        self._lock = threading.Lock()
-        self.lost = unavailable(self._at, "the session is that of the parent process")
-        self._socket.close()
-
     # Sending
 
     def _send(self, frame: bytes) -> None:
@@ -182,14 +232,18 @@ class Connection:
             try:
                 self._socket.send(frame)
             except OSError as error:
-                self._disconnect(_why_broken(error))
+                self._disconnect(why_broken(error))
 
     # Waiting
 
-    def _call(self, patience: float | None, ask: Callable[..., bytes], *arguments: Any) -> Any:
+    def _call(
+        self, caller: Caller, patience: float | None, ask: Callable[..., bytes], *arguments: Any
+    ) -> Any:
         """Send a request and wait for its answer; an exception leaves nothing of it behind."""
-        call = _Call()
+        call = Call(caller)
+        depth = caller.depth
         try:
+            caller.depth = self._level + 1
             with self._lock:
                 if self.lost:
                     raise self.lost
@@ -205,10 +259,14 @@ class Connection:
                 return answer
         except BaseException as error:
             self._give_up(call)
-            if isinstance(error, _OutOfPatience):
+            if isinstance(error, OutOfPatience):
                 assert patience is not None
                 raise unavailable(self._at, self._why_no_answer(patience)) from None
             raise
+        finally:
+            caller.depth = depth
+            if self._put_down:
+                self._pick_up()
         raise answer
 
     def _why_no_answer(self, patience: float) -> str:
@@ -216,7 +274,7 @@ class Connection:
             return self._away.not_back(patience)
         return f"it is there, but gave no answer within {patience:g} s"
 
-    def _wait(self, call: _Call, deadline: float | None) -> None:
+    def _wait(self, call: Call, deadline: float | None) -> None:
         """Return when the call has its answer."""
         leads = False
         try:
@@ -229,19 +287,23 @@ class Connection:
                     else:
                         wake = call.wake = threading.Lock()
                         wake.acquire()
+                if self._put_down:
+                    self._pick_up()
                 if leads:
                     self._lead(call, deadline)
-                elif not wake.acquire(timeout=-1 if deadline is None else _left(deadline)):
-                    raise _OutOfPatience
+                elif not wake.acquire(timeout=-1 if deadline is None else seconds_left(deadline)):
+                    raise OutOfPatience
         finally:
             if leads:
                 self._reading = False  # at once: another exception could come with the first call
                 if self._calls or self.lost or self._exchange.unsettled:  # nearly never
                     self._hand_over()
 
-    def _lead(self, call: _Call, deadline: float | None) -> None:
+    def _lead(self, call: Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
+            if self._put_down:
+                self._pick_up()
             if not self._socket.received:
                 if self._socket.fileno() < 0:
                     self._reconnect(deadline)
@@ -260,7 +322,7 @@ class Connection:
             try:
                 self._socket.receive()
             except OSError as error:
-                gone = _why_broken(error)
+                gone = why_broken(error)
         with self._lock:
             if self.lost:
                 return
@@ -282,10 +344,10 @@ class Connection:
                 self._settle_if_nobody_does()
 
     def _await_bytes(self, deadline: float) -> None:
-        if not self._socket.wait(_left(deadline)):
-            raise _OutOfPatience
+        if not self._socket.wait(seconds_left(deadline)):
+            raise OutOfPatience
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, call: Call) -> None:
         """The caller does not wait any longer. A grant that is on its way is let go of too."""
         with self._lock:
             self._calls.pop(call.number, None)
@@ -323,16 +385,26 @@ class Connection:
 
     def _look(self) -> None:
         """Take what the daemon has said by now, if no thread reads anyway."""
-        with self._lock:
-            if self._reading or self.lost or not self._socket.has_unread():
-                return
-            self._reading = True
+        if self.is_mine() or self._reading or self.lost:
+            return
+        caller = this_thread.caller
+        depth = caller.depth
+        reads = False
         try:
+            caller.depth = max(depth, self._level + 1)
+            with self._lock:
+                if self._reading or self.lost or not self._socket.has_unread():
+                    return
+                reads = self._reading = True
             if self._socket.received or self._socket.fileno() >= 0:
                 self._read()
         finally:
-            self._reading = False
-            self._hand_over()
+            caller.depth = depth
+            if reads:
+                self._reading = False
+                self._hand_over()
+            if self._put_down:
+                self._pick_up()
 
     def _take(self, data: memoryview) -> None:
         """Give these bytes to whom they answer. If an exception comes, they are taken again."""
@@ -345,9 +417,9 @@ class Connection:
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
                 self._away.back()
-            if _HELPER in self._calls and not self._exchange.unsettled:
-                self._answer(self._calls[_HELPER], wire.Done(_HELPER))
-                del self._calls[_HELPER]
+            if HELPER in self._calls and not self._exchange.unsettled:
+                self._answer(self._calls[HELPER], wire.Done(HELPER))
+                del self._calls[HELPER]
         except AtmostError as error:
             self._exchange.lose_all(str(error))
             self._lose(said_by(self._at, error))
@@ -356,7 +428,7 @@ class Connection:
             raise
         self._socket.received.clear()
 
-    def _answer(self, call: _Call, answer: Answer) -> None:
+    def _answer(self, call: Call, answer: Answer) -> None:
         call.answer = answer
         wake, call.wake = call.wake, None
         if wake is not None:
@@ -378,49 +450,7 @@ class Connection:
             self._answer(call, self.lost)
         self._calls = {}
 
-    # A connection that is lost: called with the lock
-
-    def _disconnect(self, why: str) -> None:
-        """Nothing more can be sent. What has come can still be read."""
-        if self._connected:
-            self._away.lost(time.monotonic(), why)
-            self._exchange.disconnected()
-            self._socket.shut_down()  # wakes the thread that reads
-            self._connected = False  # last: if an exception comes before, this is done again
-
-    def _end_connection(self, why: str) -> None:
-        """Nor can anything be read: who reads connects again."""
-        self._disconnect(why)
-        self._socket.received.clear()
-        self._socket.close()
-        self._fail_if_away_too_long()
-
-    def _resume(self) -> None:
-        """Say all that this session has on the connection that was just made."""
-        if self.lost:
-            self._socket.close()
-            return
-        now = time.monotonic()
-        self._welcome_by = self._away.welcome_by(now, HELLO_SECONDS)
-        self._socket.begin(self._exchange.resume(now))
-        self._connected = True
-
-    def _fail_if_away_too_long(self) -> None:
-        """Who waits is told, if the daemon does not come back in time. What is held is still held."""
-        if not self._away.gave_up(time.monotonic()):
-            return
-        why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
-        for number, call in list(self._calls.items()):
-            if number != _HELPER:
-                self._send(self._exchange.release(number))
-                self._answer(call, why)
-                self._calls.pop(number, None)
-
-    def _poke(self) -> None:
-        """The leader need not wait any longer before its next try."""
-        pausing, self._pausing = self._pausing, None
-        if pausing is not None:
-            pausing.release()
+    # The helper
 
     def _settle_if_nobody_does(self) -> None:
         """Rule 4."""
@@ -428,87 +458,32 @@ class Connection:
             return
         if sys.is_finalizing():
             return  # no thread would start any more, and start() would wait for it; we are gone soon
-        call = self._calls[_HELPER] = _Call()
+        call = self._calls[HELPER] = Call(Caller())
         helper = threading.Thread(
             target=self._settle, args=(call,), name="atmost-reconnect", daemon=True
         )
         try:
             helper.start()
         except BaseException as error:
-            call.answer = wire.Done(_HELPER)  # if it runs after all
-            self._calls.pop(_HELPER, None)
+            call.answer = wire.Done(HELPER)  # if it runs after all
+            self._calls.pop(HELPER, None)
             if not isinstance(error, RuntimeError):  # the interpreter ends, and so this process
                 raise
 
-    # A connection that is lost: called by who reads, without the lock
-
-    def _reconnect(self, deadline: float | None) -> None:
-        """Try once to connect, or wait until it is time for that."""
-        pause = self._pause()
-        if pause is not None:
-            left = _left(self._away.next)
-            if deadline is not None and _left(deadline) < left:
-                if not pause.acquire(timeout=_left(deadline)):
-                    raise _OutOfPatience
-            else:
-                pause.acquire(timeout=left)
-            return
-        try:
-            self._socket.connect(self._at.path)
-        except OSError as error:
-            with self._lock:
-                self._away.failed(_why(error))
-                self._exchange.refusal = None
-                self._fail_if_away_too_long()
-            return
-        try:
-            with self._lock:
-                self._resume()
-        except BaseException:
-            self._socket.close()  # it may not have been begun
-            raise
-
-    def _pause(self) -> threading.Lock | None:
-        """What to sleep on before the next try; None: the try is now."""
-        with self._lock:
-            now = time.monotonic()
-            if self._away.next <= now:
-                self._away.trying(now)
-                return None
-            self._pausing = pause = threading.Lock()
-            pause.acquire()
-            return pause
-
-    def _begin_connection(self, deadline: float | None) -> bool:
-        """Send what begins it. Returns whether there is something to read. (What is left of the
-        connection that was lost comes at once.)
-
-        A daemon that takes its time is waited for, even if the calls have given up: if we ended this
-        connection, that would release what is held.
-        """
-        until = self._welcome_by if deadline is None else min(deadline, self._welcome_by)
-        came = self._socket.wait(_left(until), writes=bool(self._socket.unsent))
-        if came & select.POLLOUT:
-            with self._lock:
-                try:
-                    self._socket.send_unsent()
-                except OSError as error:
-                    self._disconnect(_why_broken(error))
-        elif not came:
-            if deadline is not None and deadline <= self._welcome_by:
-                raise _OutOfPatience
-            with self._lock:
-                self._welcome_by = math.inf
-                self._away.failed("it is there, but does not say welcome")
-                self._fail_if_away_too_long()
-        return bool(came & ~select.POLLOUT)
-
-    def _settle(self, call: _Call) -> None:
+    def _settle(self, call: Call) -> None:
         """The helper thread: as one that waits until the daemon knows all that is left."""
-        self._wait(call, None)
+        this_thread.caller.depth = self._level + 1
+        try:
+            self._wait(call, None)
+        finally:
+            if call.answer is None:  # out of memory, say: another helper
+                with self._lock:
+                    self._calls.pop(HELPER, None)
+                self._hand_over()
         if self._ends_settled:
             self.close("the session was ended")
         self._hand_over()
+        self._pick_up()
 
 
 def _connect(connected: Socket, places: list[SocketPath], start: bool) -> SocketPath:
@@ -520,7 +495,10 @@ def _connect(connected: Socket, places: list[SocketPath], start: bool) -> Socket
             raise
         from atmost import starting  # most clients never need it
 
-        return starting.connect(places, connected.connect, none)[1]
+        try:
+            return starting.connect(places, connected.connect, none)[1]
+        except DaemonUnavailable as error:
+            raise started_or_not(error, none) from None
 
 
 def settle(exchange: Exchange, at: SocketPath) -> None:
@@ -538,22 +516,6 @@ def settle(exchange: Exchange, at: SocketPath) -> None:
         connection._settle_if_nobody_does()
 
 
-def _why_broken(error: OSError) -> str:
-    return f"the connection broke: {_why(error)}"
-
-
-def _why(error: OSError) -> str:
-    """What the socket's own error means; any other goes on: a signal handler of the program has
-    raised it."""
-    if error.errno is None:
-        raise error
-    return why_not_connected(error)
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
-
-
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
@@ -563,3 +525,14 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _outlive_the_interpreter() -> None:
+    """As it ends, it collects our sockets, while a daemon thread may still be inside a block and call
+    into C. A copy that nobody closes is the process's: the kernel ends the session with that."""
+    for connection in list(_connections):
+        with contextlib.suppress(OSError):
+            os.dup(connection._socket.fileno())
+
+
+atexit.register(_outlive_the_interpreter)

@@ -14,7 +14,9 @@ import socket
 from collections import deque
 
 from atmost.asked import PATIENCE_SECONDS_MAX
+from atmost.connecting import check_owner
 from atmost.exchange import HELLO_SECONDS, RECEIVE_BYTES
+from atmost.paths import SocketPath
 
 
 class Socket:
@@ -40,12 +42,13 @@ class Socket:
 
     # The beginning
 
-    def connect(self, path: str) -> None:
-        """A Unix socket connects at once or not at all."""
+    def connect(self, at: SocketPath) -> None:
+        """A Unix socket connects at once or not at all. Raises OSError."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(HELLO_SECONDS)
-            self._socket.connect(path)
+            self._socket.connect(at.path)
+            check_owner(at, self._socket)
             self._socket.settimeout(None)
             self._unread = select.poll()
             self._unread.register(self._socket, select.POLLIN)

@@ -29,6 +29,7 @@ Start, stop and look after the daemon that keeps the limits.
   install                   make it a service of systemd: of the system, or your own (--user)
   uninstall                 take away what install put there
 
-Where systemd looks after the daemon, start, stop, restart and run name the command of systemd instead.
+Where systemd looks after the daemon, start, stop, restart and run name the command of systemd
+instead.
 `atmost daemon COMMAND --help` has the rest.
 """

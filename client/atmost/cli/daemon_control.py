@@ -249,10 +249,10 @@ def _socket_option(given: str | None) -> list[str]:
     return [] if place.source.startswith("default") else ["--socket", place.path]
 
 
-def _dial(path: str) -> None:
+def _dial(at: SocketPath) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(STOP_SECONDS)
-        probe.connect(path)
+        probe.connect(at.path)
 
 
 # Arguments

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 from atmost.cli import output
 from atmost.cli.parser import Command, json_option, no_options
+from atmost.connecting import check_owner
 from atmost.errors import AtmostError, DaemonUnavailable
 from atmost.paths import SocketPath, socket_paths
 from atmost.sync import Client
@@ -69,6 +70,7 @@ def listening(given: str | None) -> SocketPath | None:
             probe.setblocking(False)
             try:
                 probe.connect(at.path)
+                check_owner(at, probe)
             except (BlockingIOError, PermissionError):
                 return at
             except OSError:
