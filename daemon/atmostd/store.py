@@ -76,6 +76,12 @@ class Store:
                 "mend that, or name another with --state-dir"
             ) from error
 
+    @property
+    def lost(self) -> bool:
+        """The newest state is gone, an operator has accepted that, and none was saved since: the daemon
+        that was told so has died on its way."""
+        return not os.path.lexists(self.path) and any(self._folder.glob(f"{CURRENT}*.damaged-*"))
+
     def accept_loss(self) -> tuple[State | None, list[Path]]:
         """Move what cannot be trusted aside. Returns the best state that is left, and the new names.
         Raises OSError."""
