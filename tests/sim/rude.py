@@ -200,7 +200,7 @@ class Rude:
     def _flood(self, line: Line) -> None:
         """Far more than may be in flight at once, whose answers are more than is kept for it."""
         self.world.note("rude floods")
-        count = self.chance.choice((20, 100, 300))
+        count = self.chance.choice((20, 50, 100))
         line.send(wire.encode(wire.Status(7)) * count)
 
     def live(self, pace: int) -> None:

@@ -102,14 +102,14 @@ class Script:
         self.trouble_every = self.rude_pace = 0
         kind = climate.choice(("", "", "", "rude", "damage", "trouble", "editors"))
         if kind == "rude":
-            self.rude_pace = climate.choice((5, 20)) * MILLISECOND
-            self.world.kernel_bytes = 4000
+            self.rude_pace = climate.choice((10, 30)) * MILLISECOND
+            self.world.kernel_bytes = 2000
             self.host.bounds = Bounds(
                 requests_in_flight=8,
                 connections_per_uid=24,
                 waiters_per_connection=20,
                 implicit_limits_per_uid=4,
-                output_bytes=20_000,
+                output_bytes=6_000,
             )
         elif kind == "damage":
             self.host.damager.probability = 0.4
