@@ -7,6 +7,7 @@ Rule 2: a limit made again under its name is another one: books from before do n
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +69,7 @@ class Books:
         self._undo = undo  # takes what is done if the daemon dies before it has written this
         self._books: dict[Key, Book] = {}
         self._last_order = 0
-        self._cut: dict[str, int] = {}  # books from this order on are of the limit made again
+        self._cuts: dict[str, list[int]] = {}  # from each order on books are of another limit
 
     def decided(self, key: Key, token: int, ticket: Ticket) -> frozenset[str]:
         """Granted. Returns those of its limits that are deleted by now, and come to an end."""
@@ -102,8 +103,9 @@ class Books:
 
     def deleted(self, name: str) -> None:
         """This limit, and all that is on the books there."""
-        self._undo(partial(self._cut.__setitem__, name, self._cut.get(name, 0)))
-        self._cut[name] = self._last_order + 1
+        cuts = self._cuts.setdefault(name, [])
+        cuts.append(self._last_order + 1)
+        self._undo(cuts.pop)
 
     def of(self, inside: Inside) -> Book | None:
         """None: the daemon knows nothing of it."""
@@ -116,8 +118,8 @@ class Books:
     def slots_then(self, inside: Inside, name: str, order: int) -> int:
         """The same, at the limit that a book of this order is of."""
         book = self.of(inside)
-        cut = self._cut.get(name, 0)
-        if book is None or (book.order < cut) != (order < cut):
+        cuts = self._cuts.get(name, ())
+        if book is None or bisect_right(cuts, book.order) != bisect_right(cuts, order):
             return 0
         return counts(inside, book).get(name, 0)
 
