@@ -21,6 +21,7 @@ from atmost.sync import Client
 from atmostd import snapshot
 from atmostd.store import CURRENT, TOKENS
 from tests.protocol_client import Client as RawClient
+from tests.protocol_client import Failed, frame
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
@@ -288,6 +289,30 @@ def test_what_was_refused_is_not_there_after_a_kill(daemon: RunningDaemon, clien
             client.delete_limit("kept")
         daemon.stop(signal.SIGKILL)
     daemon.start()
+    assert [limit.name for limit in client.list_limits()] == ["kept"]
+
+
+def test_nobody_is_told_of_a_change_that_was_refused(daemon: RunningDaemon, client: Client) -> None:
+    """Changes that come together are refused together: none may speak of another that was not made."""
+    client.create_limit("kept", 1)
+    raw = RawClient(str(daemon.socket))
+    with folder_gone(daemon):
+        together = [
+            ("delete_limit", 1, "kept"),
+            ("update_limit", 2, "kept", 2),
+            ("create_limit", 3, "new", 1),
+            ("create_limit", 4, "new", 1),
+        ]
+        raw.socket.sendall(b"".join(frame(*change) for change in together))
+        for number in range(1, 5):
+            with pytest.raises(Failed) as caught:
+                raw.answer(number)
+            assert caught.value.code == "state_not_saved"
+        raw.socket.sendall(frame("create_limit", 5, "kept", 1))  # needs no disk to be refused
+        with pytest.raises(Failed) as caught:
+            raw.answer(5)
+        assert caught.value.code == "limit_exists"
+    raw.close()
     assert [limit.name for limit in client.list_limits()] == ["kept"]
 
 

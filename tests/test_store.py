@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from atmostd import snapshot
+from atmostd.__main__ import Kept
 from atmostd.damage import Untrusted
+from atmostd.journal import Journal
 from atmostd.store import CURRENT, LOCK, PREVIOUS, TOKENS, Store, StoreError
 from tests.saving import damage, found, save, state_of
 
@@ -278,6 +280,40 @@ def test_an_accepted_loss_of_a_newer_state_goes_back_to_the_one_before(folder: P
     store.close()
     assert aside.exists()
     assert found(folder) == 1
+
+
+def test_an_accepted_loss_is_known_until_a_state_is_saved(folder: Path, tmp_path: Path) -> None:
+    """Else a daemon that dies on its way would give fencing tokens from 1 on again."""
+
+    def start() -> tuple[Store, Kept]:
+        store, journal = Store(folder), Journal(tmp_path / "run", "boot")
+        kept = Kept(store, journal)
+        kept.open()
+        journal.close()
+        return store, kept
+
+    save(folder, 1, 2)
+    damage(folder / CURRENT)
+    damage(folder / PREVIOUS)
+    store, kept = start()
+    kept.accept_loss()
+    store.close()  # it has died before it had saved anything
+    store, kept = start()
+    assert not kept.damages
+    assert (kept.saved, kept.lost) == (None, True)
+    asyncio.run(store.save(state_of(3)))
+    asyncio.run(store.save(state_of(4)))
+    store.close()
+    store, kept = start()
+    assert (kept.saved, kept.lost) == (state_of(4), False)
+    store.close()
+    make_newer(folder / CURRENT)
+    store, kept = start()
+    kept.accept_loss()
+    store.close()
+    store, kept = start()
+    assert (kept.saved, kept.lost) == (state_of(3), True)
+    store.close()
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_none(folder: Path) -> None:

@@ -229,15 +229,17 @@ class Kept:
         self.lost = False  # `saved` is not what was saved last
         self._store = store
         self._journal = journal
+        self._state_damaged = False
         self._journal_damaged = False
 
     def open(self) -> None:
         """Take both folders and read them. Raises StoreError or JournalError if that can't be."""
         try:
             self.saved = self._store.open()
+            self.lost = self._store.lost
         except Untrusted as untrusted:
             self.damages.append(untrusted.damage)
-            self.lost = True
+            self.lost = self._state_damaged = True
         try:
             self.recorded = self._journal.open()
         except Untrusted as untrusted:
@@ -247,7 +249,7 @@ class Kept:
     def accept_loss(self) -> list[str]:
         """Go on with what is left. Returns what was done, in words. Raises OSError."""
         aside: list[Path] = []
-        if self.lost:
+        if self._state_damaged:
             self.saved, aside = self._store.accept_loss()
             if self.recorded is not None:
                 self.saved = None  # of this run of the host, the journal has every limit

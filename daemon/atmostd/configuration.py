@@ -153,24 +153,29 @@ class Configuration:
     async def _change(self, batch: list[tuple[ChangeMessage, Changer]]) -> None:
         draft = self._declared()
         accepted = []
+        refused = []
         for message, changer in batch:
             try:
                 _alter(draft, message)
                 accepted.append((message, changer, draft.get(message.name)))
             except AtmostError as error:
-                changer.failed(message.request, error)
-        if not accepted and not self._unsaved:
-            return
+                refused.append((message, changer, error))
+        if not accepted:  # so each of the refusals is of what is in force
+            _refuse(refused)
+            refused = []
+            if not self._unsaved:
+                return
         self._unsaved = False
         try:
             await self._write(draft)
         except OSError as error:
             self._unsaved = True
             reason = error.strerror or str(error)
-            for message, changer, _ in accepted:
+            for message, changer, _ in [*accepted, *refused]:
                 changer.failed(message.request, StateNotSaved(str(self._store.path), reason))
             self._save_later()
             return
+        _refuse(refused)  # rule 1: of a change that could not be written, nobody was told
         for message, _, declared in accepted:
             self._put_in_force(message.name, declared)
         await self._turn.over()
@@ -276,6 +281,11 @@ class Configuration:
             self._due = None
         self._unsaved = True
         self._wake.set()
+
+
+def _refuse(refused: list[tuple[ChangeMessage, Changer, AtmostError]]) -> None:
+    for message, changer, error in refused:
+        changer.failed(message.request, error)
 
 
 def _declared(actor: Actor) -> Declared:

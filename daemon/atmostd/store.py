@@ -85,6 +85,12 @@ class Store:
                 "mend that, or name another with --state-dir"
             ) from error
 
+    @property
+    def lost(self) -> bool:
+        """The newest state is gone, an operator has accepted that, and none was saved since: the daemon
+        that was told so has died on its way."""
+        return not os.path.lexists(self.path) and any(self._folder.glob(f"{CURRENT}*.damaged-*"))
+
     def accept_loss(self) -> tuple[State | None, list[Path]]:
         """Move what cannot be trusted aside. Returns the best state that is left, and the new names.
         Raises OSError."""
@@ -132,10 +138,7 @@ class Store:
                     await aiofiles.os.replace(previous, current)
                     self._current_is_valid = True
             raise
-        if self.token_mark is None:  # the state has a mark above all that it could be
-            with contextlib.suppress(OSError):
-                await self.set_token_mark(0)
-                self.token_mark = 0
+        await self._know_tokens_again()
 
     async def set_token_mark(self, mark: int) -> None:
         """Have the next daemon know that the tokens below this may have been given. It needs no room on
@@ -145,6 +148,12 @@ class Store:
         self._mark_is_sound = False
         await asyncio.to_thread(place.write, self._folder / TOKENS, Mark("", 0, mark), durable=True)
         self._mark_is_sound = True
+
+    async def _know_tokens_again(self) -> None:
+        if self.token_mark is None:  # the state has a mark now above all that it could be
+            with contextlib.suppress(OSError):
+                await self.set_token_mark(0)
+                self.token_mark = 0
 
     def _read_token_mark(self) -> int | None:
         """And make room for it, as long as there is some."""

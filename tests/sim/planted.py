@@ -26,10 +26,8 @@ from atmostd.session import Session, Sessions
 from atmostd.snapshot import State as Saved
 from atmostd.ticket import Effect, State, Ticket
 from atmostd.turn import Turn
+from tests.sim.planted_faults import FAULTS, Patch, Planted
 from tests.sim.world import World
-
-Patch = tuple[Any, str, Any]
-Planted = Callable[[World], Iterator[Patch]]
 
 
 def _handler(message: type, handler: Callable[[Session, Any], None]) -> Patch:
@@ -292,5 +290,6 @@ ALL: dict[str, Planted] = {
         passing_without_bound,
         nobody_goes_after_a_time_out,
         idle_clients_forgotten_by_a_checkpoint,
+        *FAULTS,
     )
 }
