@@ -31,6 +31,11 @@ def boot_time() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def wall_microseconds() -> int:
+    """Since 1970."""
+    return time.time_ns() // 1000
+
+
 class Alarm:
     """Tells limits when an instant has come."""
 

@@ -65,6 +65,7 @@ class Configuration:
         boot_id: str,
     ) -> None:
         self.trouble = ""  # why the state on disk is out of date; empty when it is not
+        self.nobody_holds = False  # nor will, in this life
         self._registry = registry
         self._store = store
         self._tokens = tokens
@@ -80,12 +81,11 @@ class Configuration:
         registry.on_implicit = self._save_soon
         registry.on_tokens_low = self._tokens_are_low
 
-    def restore(self, state: State | None, lost: bool = False) -> None:
-        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3).
-        `lost`: it is not what was saved last."""
+    def restore(self, state: State | None) -> None:
+        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3)."""
         registry = self._registry
         mark = max(state.token_mark if state is not None else 0, self._store.token_mark or 0)
-        if lost or self._store.token_mark is None:
+        if self._store.token_mark is None:
             # Which tokens were given is not known. Microseconds since 1970 are more than ever could be.
             mark = max(mark, time.time_ns() // 1000)
         self._tokens.begin(mark)
@@ -243,6 +243,7 @@ class Configuration:
             wall_time=time.time_ns(),
             token_mark=self._tokens.next_mark,
             limits=[self._saved(name, declared, now) for name, declared in draft.items()],
+            nobody_holds=self.nobody_holds,
         )
 
     def _saved(self, name: str, declared: Declared, now: int) -> SavedLimit:

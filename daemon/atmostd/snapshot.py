@@ -43,6 +43,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     wall_time: int  # when, in nanoseconds since 1970: across reboots
     token_mark: int  # no fencing token from this one on was given
     limits: list[SavedLimit]
+    nobody_holds: bool = False  # since it was taken; of a daemon that has stopped
 
 
 class SnapshotError(Exception):

@@ -8,9 +8,10 @@ memory: every promise is kept as long as the daemon lives. If it dies meanwhile,
 journal from then on (oracle.py, rule 4).
 Rule 3: files are damaged while no daemon runs, once between two that have begun their journal, and not
 in ways that nobody could tell from what is in order: all of the state *and* the journal taken away is a
-first start. Nor are the newest state and the journal lost together; and both of them not a second
-time, nor after a loss of the state: the tokens of a new beginning are the microseconds since 1970, and
-each crash since the last such beginning has skipped a thousand seconds of them.
+first start. Nor are state and journal lost together after a loss of the state: the tokens of a new
+beginning are the microseconds since 1970, and each crash since the last such beginning has skipped a
+thousand seconds of them.
+Rule 4: a state that is damaged or gone is no loss while the journal is whole; else it takes an operator.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from atmostd.place import Mark
 from atmostd.records import Record
 from atmostd.snapshot import SnapshotError, State
 from atmostd.store import CURRENT, PREVIOUS, TOKENS, Store
-from tests.sim.world import MICROSECOND, MILLISECOND, World
+from tests.sim.settings import Declared
+from tests.sim.world import MICROSECOND, MILLISECOND, SECOND, World
 
 if TYPE_CHECKING:
     from tests.sim.host import Host, Life
@@ -94,6 +96,10 @@ class SimJournal(Journal):
         self._written()
         if not self.out_of_date:
             damager.journal_has_begun()
+
+    def holders_are_heard(self) -> None:
+        super().holders_are_heard()
+        self._life.host.damager.journal_is_gone = False
 
     def write(self) -> None:
         life = self._life
@@ -180,6 +186,7 @@ class Damager:
         self._state_is_damaged = False
         self._state_was_lost = False  # once
         self._journal_is_damaged = False
+        self._left: dict[str, Declared] = {}  # if an operator accepts the loss
 
     @property
     def _journal(self) -> Path:
@@ -194,7 +201,7 @@ class Damager:
         return self._host.state_folder / PREVIOUS
 
     def journal_has_begun(self) -> None:
-        self.journal_is_gone = self._struck = False
+        self._struck = False
 
     def judge(self, closed: bool) -> None:
         """The daemon listens. Without what it kept, every gate would stand open (G7)."""
@@ -204,11 +211,15 @@ class Damager:
                 f"the daemon {'grants nothing' if closed else 'opens its gates'}, and what it kept "
                 f"{'is damaged' if damaged else 'is in order'}"
             )
+        life = self._host.life
+        if self.journal_is_gone and not closed and self._world.maybe(0.3):  # and holders are heard
+            life.process.after(self._world.span(MILLISECOND, SECOND), life.process.kill)
 
     def accepted(self) -> None:
         """An operator has accepted the loss."""
-        if self._state_is_damaged and self.journal_is_gone:
-            self._host.world.oracle.settings.fell_back({})
+        if self._state_is_damaged:
+            self._host.world.oracle.settings.fell_back(self._left)
+            self.journal_is_gone &= bool(self._left)  # without a limit nobody has to come first
         self._state_is_damaged = self._journal_is_damaged = False
 
     def strikes(self) -> None:
@@ -216,6 +227,8 @@ class Damager:
         if self._struck or not self._world.maybe(self.probability):
             return
         if not self._journal.exists() or not self._state.exists():
+            return
+        if self._journal.with_name("journal.behind").exists():
             return
         self._struck = True
         chosen = self._world.chance.choice(
@@ -228,6 +241,7 @@ class Damager:
                 self._damage_all_states,
                 self._take_all_states,
                 self._damage_all_states if self._state_was_lost else self._damage_both,
+                self._take_all_states if self._state_was_lost else self._damage_newest_and_journal,
             )
         )
         self._world.note(f"while no daemon runs: {chosen.__name__.strip('_')}")
@@ -259,41 +273,59 @@ class Damager:
         self._lose_journal()
 
     def _lose_journal(self) -> None:
-        self.journal_is_gone = True
+        self.journal_is_gone = not self._nobody_holds()
         self._world.oracle.journal_lost()
+
+    def _nobody_holds(self) -> bool:
+        """As far as the last daemon has said so as it stopped."""
+        try:
+            return snapshot.from_bytes(self._state.read_bytes())[0].nobody_holds
+        except (OSError, SnapshotError):
+            return False
 
     # The state: within one run of the host, its journal has every limit too
 
     def _damage_the_newest_state(self) -> None:
-        """The one before it counts then: what was changed by the last save is lost."""
-        try:
-            state, _ = snapshot.from_bytes(self._previous.read_bytes())
-        except (OSError, SnapshotError):
+        if not self._previous.exists():
             return
+        self._state_was_lost = True
         if self._world.maybe(0.3):
             self._state.unlink()
         else:
             self._damage(self._state)
-        self._world.oracle.settings.fell_back(
-            {
-                saved.name: (saved.limit, saved.slot_decay_per_second, saved.active)
-                for saved in state.limits
-                if not saved.implicit
-            }
-        )
 
     def _damage_all_states(self) -> None:
+        self._state_was_lost = True
         for path in (self._state, self._previous):
             if path.exists():
                 self._damage(path)
-        self._state_is_damaged = self._state_was_lost = True
 
     def _take_all_states(self) -> None:
+        self._state_was_lost = True
         for path in (self._state, self._previous):
             path.unlink(missing_ok=True)
 
     def _damage_both(self) -> None:
         self._damage_all_states()
+        self._left = {}
+        self._lose_journal_too()
+
+    def _damage_newest_and_journal(self) -> None:
+        """The one before is what an operator may go back to."""
+        try:
+            state, _ = snapshot.from_bytes(self._previous.read_bytes())
+        except (OSError, SnapshotError):
+            return
+        self._damage_the_newest_state()
+        self._left = {
+            saved.name: (saved.limit, saved.slot_decay_per_second, saved.active)
+            for saved in state.limits
+            if not saved.implicit
+        }
+        self._lose_journal_too()
+
+    def _lose_journal_too(self) -> None:
+        self._state_is_damaged = True
         self._world.chance.choice((self._take_the_journal, self._turn_a_bit))()
 
     def _damage(self, path: Path) -> None:

@@ -125,8 +125,8 @@ def grant_to_a_dead_waiter(world: World) -> Iterator[Patch]:
 def token_reset(world: World) -> Iterator[Patch]:
     """A restart begins again with the first token."""
 
-    def restore(self: Configuration, state: Saved | None, lost: bool) -> None:
-        original(self, state, lost)
+    def restore(self: Configuration, state: Saved | None) -> None:
+        original(self, state)
         self._registry.next_token = 1
 
     original = Configuration.restore

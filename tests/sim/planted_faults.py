@@ -91,9 +91,24 @@ def damaged_state_is_none(world: World) -> Iterator[Patch]:
     yield Store, "_newest", newest
 
 
+def the_one_before_is_the_newest(world: World) -> Iterator[Patch]:
+    """Where the newest state is damaged or gone, the one before is good enough."""
+
+    def newest(self: Store) -> Saved | None:
+        try:
+            return original(self)
+        except Untrusted:
+            if self._best is None:
+                raise
+            return self._best
+
+    original = Store._newest
+    yield Store, "_newest", newest
+
+
 def no_time_for_holders(world: World) -> Iterator[Patch]:
     """After the journal was lost, free slots are given away at once."""
-    yield Sessions, "let_holders_come_first", lambda self: None
+    yield Sessions, "let_holders_come_first", lambda self, then: self.loop.call_later(1, then)
 
 
 def who_comes_back_is_believed(world: World) -> Iterator[Patch]:
@@ -181,6 +196,7 @@ FAULTS: tuple[Planted, ...] = (
     one_reader_for_all,
     damaged_journal_is_none,
     damaged_state_is_none,
+    the_one_before_is_the_newest,
     no_time_for_holders,
     who_comes_back_is_believed,
     lost_and_not_told,

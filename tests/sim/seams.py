@@ -18,7 +18,7 @@ from typing import Any
 import atmost.asyncio
 from atmost import asyncio_connection, exchange, reconnecting
 from atmostd import __main__ as daemon_main
-from atmostd import clock, closed, config, configuration, connection, journal, recovery
+from atmostd import clock, closed, config, configuration, connection, journal, recovery, store
 from atmostd.records import AnyRecord
 from atmostd.registry import Registry
 from atmostd.session import Sessions
@@ -81,6 +81,7 @@ def _seams(world: World) -> Iterator[Patch]:
     yield clock, "_Timer", Timer
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
     yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
+    yield store, "wall_microseconds", lambda: world.wall // 1000
     yield (
         connection,
         "os",
