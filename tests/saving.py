@@ -74,7 +74,7 @@ class Steps:
         self._count += 1
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if self._quiet or event not in ("open", "os.rename", "os.remove"):
+        if self._quiet or event not in ("open", "os.link", "os.rename", "os.remove"):
             return
         names = [os.path.basename(arg) for arg in args[:2] if _is_within(arg, self._folder)]
         if names:

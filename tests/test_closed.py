@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -21,7 +22,7 @@ from atmost.sync import Client
 from atmostd import journal, records, snapshot
 from atmostd.store import CURRENT, PREVIOUS
 from tests.protocol_client import Client as RawClient
-from tests.protocol_client import Failed
+from tests.protocol_client import Failed, frame
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 from tests.support_cli import Atmost, client_of
@@ -29,6 +30,8 @@ from tests.test_random_frames import hear, hello_of, row_of_frames, speak
 
 NOBODY = 65534
 ROWS = 1_000  # of a few random frames each
+ROOM = 5
+BOUNDS = ["--bound", f"connections_per_uid={ROOM}"]
 
 
 @pytest.fixture
@@ -41,8 +44,10 @@ def journal_of(daemon: RunningDaemon) -> Path:
 
 
 def damage_state(daemon: RunningDaemon) -> None:
+    """And there is no journal that has it all: some was decided behind its back."""
     for name in (CURRENT, PREVIOUS):
         damage(daemon.state_dir / name)
+    journal_of(daemon).with_name("journal.behind").touch()
 
 
 def damage_journal(daemon: RunningDaemon) -> None:
@@ -111,7 +116,7 @@ def test_the_error_and_the_status_say_what_to_do(daemon: RunningDaemon) -> None:
 
 
 def test_accepting_the_loss_of_the_state(daemon: RunningDaemon, atmost: Atmost) -> None:
-    """The journal of this run of the host still knows every limit."""
+    """The journal of this run of the host, up to where it could be kept, is what is left."""
     begin(daemon, damage_state)
     code, told, err = atmost("recover")
     assert code == 1
@@ -228,6 +233,36 @@ def test_a_backup_that_was_put_back_is_used_after_a_restart(
     daemon.start()
     with daemon.client() as after:
         assert after.read_limit("kept").limit == 3
+
+
+def test_the_door_is_as_narrow_as_ever(tmp_path: Path) -> None:
+    """Else one user could keep the operator out."""
+    daemon = RunningDaemon(tmp_path, *BOUNDS).start()
+    begin(daemon, damage_state)
+    with contextlib.ExitStack() as stack:
+        for number in range(ROOM + 3):
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(PATIENCE_SECONDS)
+            connection.connect(str(daemon.socket))
+            connection.sendall(hello())
+            answer = connection.recv(4096)
+            assert (b"welcome" in answer) == (number < ROOM)
+            assert (b"too_many" in answer) == (number >= ROOM)
+        assert not is_let_in(daemon)
+    wait_until(lambda: is_let_in(daemon))  # they have left
+    assert daemon.stop() == 0
+
+
+def hello() -> bytes:
+    return frame("hello", 1, os.urandom(16), os.getpid(), ["job"], "ada", "")
+
+
+def is_let_in(daemon: RunningDaemon) -> bool:
+    with contextlib.closing(RawClient(str(daemon.socket))) as raw:
+        try:
+            return bool(raw.ask("recover", False)[0] == "loss")
+        except (Failed, OSError, EOFError):
+            return False
 
 
 @pytest.mark.parametrize("hello", [False, True])

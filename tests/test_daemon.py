@@ -130,9 +130,9 @@ def test_stops_in_order(daemon: RunningDaemon, number: signal.Signals) -> None:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that other users can reach, as pytest's are not."""
+    """A folder that other users can reach, as pytest's are not; shared as /tmp is."""
     folder = Path(tempfile.mkdtemp(prefix="atmost-"))
-    folder.chmod(0o777)
+    folder.chmod(0o1777)
     yield folder
     shutil.rmtree(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,30 @@ def test_somebody_elses_link_in_place_of_a_folder(stopped: RunningDaemon, name: 
     stopped.start()
     with stopped.client() as client:
         assert client.read_limit("db").limit == 1
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, ""])
+@pytest.mark.parametrize("others", [0o020, 0o002])
+def test_a_folder_that_others_may_write(stopped: RunningDaemon, name: str, others: int) -> None:
+    """They could put a state, or a socket, of theirs there."""
+    path = stopped.folder / name
+    before = mode(path)
+    path.chmod(before | others)
+    said = refusal(stopped)
+    assert f"others may write to the folder {path} (its mode is {before | others:o})" in said
+    assert f"chmod go-w {path}" in said
+    subprocess.run(["chmod", "go-w", path], check=True)
+    stopped.start()
+
+
+def test_a_shared_folder_will_do_for_what_is_not_kept(stopped: RunningDaemon) -> None:
+    """As /tmp is: nobody can take our files away."""
+    for name in ("run", ""):
+        (stopped.folder / name).chmod(0o1777)
+    stopped.start()
+    stopped.stop()
+    (stopped.folder / "state").chmod(0o1777)
+    assert "others may write" in refusal(stopped)
 
 
 def mode(path: Path) -> int:

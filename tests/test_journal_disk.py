@@ -23,7 +23,7 @@ TURNS = 300  # of a holder and a failed try: some 30 KB of journal, more than is
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
     folder.mkdir()
-    mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
+    mount("-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(folder))
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.protocol_client import Failed
 from tests.returning_client import Returning
-from tests.support import RunningDaemon
+from tests.support import RunningDaemon, wait_until
 
 
 @pytest.fixture
@@ -87,8 +87,55 @@ def test_who_gives_up_meanwhile_is_forgotten(held: Held) -> None:
 def test_the_log_says_so(held: Held) -> None:
     running, holder, *_ = held
     holder.close()
-    assert "there is no journal" in running.log_text()
+    assert "there was no journal" in running.log_text()
     running.stop()
     running.start()
-    assert running.log_text().count("there is no journal") == 1
+    assert running.log_text().count("there was no journal") == 1
     running.stop()
+
+
+def test_a_daemon_that_dies_while_holders_are_heard_does_not_end_that(held: Held) -> None:
+    running, holder, number, token = held
+    running.stop(signal.SIGKILL)
+    running.start()
+    hurried = Returning(str(running.socket))
+    asked = hurried.request("acquire", {"db": 2}, {}, 0)  # before the holder is here
+    hurried.ask("status")
+    holder.come_back()
+    holder.send("keep", number, {"db": 1}, token)
+    holder.resume()
+    with pytest.raises(Failed, match="no 2 slots of 'db'"):
+        hurried.answer(asked)
+    wait_until(lambda: not (running.folder / "run" / "journal.behind").exists())
+    close_all(running, hurried, holder)
+
+
+def test_the_status_says_so_until_the_next_start(held: Held) -> None:
+    """Who can't come back, as a command of `atmost run`, is not counted, and others may be let in."""
+    running, holder, *_ = held
+    holder.close()
+    with running.client() as client:
+        assert f"no journal in {running.folder / 'run'}" in client.status().trouble
+        client.acquire("db").release()  # the time of the holders is over
+        assert "may hold still without being counted" in client.status().trouble
+    running.stop()
+    running.start()
+    with running.client() as client:
+        assert not client.status().trouble
+    running.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_folder_that_is_gone_is_no_loss_where_nobody_held(tmp_path: Path, number: int) -> None:
+    """As systemd removes it when the service has stopped."""
+    running = RunningDaemon(tmp_path).start()
+    with running.client() as client:
+        client.create_limit("db", 1)
+        client.acquire("db").release()
+    running.stop()
+    for lost in (False, number == signal.SIGKILL):
+        shutil.rmtree(tmp_path / "run")
+        running.start()
+        with running.client() as client:
+            assert bool(client.status().trouble) == lost
+        running.stop(number)

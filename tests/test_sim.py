@@ -43,7 +43,7 @@ def test_a_failure_says_how_to_see_it_again() -> None:
 
 def test_worlds_are_not_empty() -> None:
     """Who keeps every promise because nothing happens shows nothing."""
-    verdicts = [play(seed) for seed in range(200)]
+    verdicts = [play(seed) for seed in range(300)]
     told = "\n".join(line for verdict in verdicts for line in verdict.trace)
     assert sum(verdict.entries for verdict in verdicts) > 200 * 10
     assert told.count(" is (") > 200  # limits that are enforced
@@ -62,5 +62,24 @@ def test_worlds_are_not_empty() -> None:
         "fails: acquire_timeout",
         "fails: limit_deleted",
         "stays as it was: state_not_saved",
+        "rude wants to change",
+        "rude comes as somebody else",
+        "rude floods",
+        "while no daemon runs: turn_a_bit",
+        "while no daemon runs: cut_the_journal",
+        "while no daemon runs: take_the_journal",
+        "while no daemon runs: from_another_boot",
+        "while no daemon runs: damage_the_newest_state",
+        "while no daemon runs: damage_all_states",
+        "while no daemon runs: take_all_states",
+        "while no daemon runs: damage_both",
+        "daemon grants nothing",
+        "the operator accepts",
+        "fails: state_unavailable",
+        "daemon does not know what",
+        "is told that",
+        "the journal cannot be written",
+        "what the journal has is out of date",
+        "read by 2",
     ):
         assert event in told, event

@@ -13,14 +13,17 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from atmost.errors import AtmostError, LimitNotFound, StateNotSaved
+from atmost import wire
+from atmost.errors import AtmostError, LimitNotFound, StateNotSaved, StateUnavailable
 from atmost.sync import Client
 from atmostd import snapshot
-from atmostd.store import CURRENT, TOKENS
+from atmostd.store import CURRENT, PREVIOUS, TOKENS
 from tests.protocol_client import Client as RawClient
+from tests.protocol_client import Failed, frame
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
@@ -131,14 +134,69 @@ def test_a_pipeline_of_changes_shares_a_write_and_keeps_its_order(daemon: Runnin
 # Damage
 
 
-def test_a_damaged_state_starts_from_the_one_before(daemon: RunningDaemon, client: Client) -> None:
+@pytest.mark.parametrize("lose", [damage, Path.unlink])
+@pytest.mark.parametrize("names", [(CURRENT,), (CURRENT, PREVIOUS)])
+def test_a_lost_state_is_made_good_from_the_journal(
+    daemon: RunningDaemon,
+    client: Client,
+    lose: Callable[[Path], None],
+    names: tuple[str, ...],
+) -> None:
+    """It has every limit, also the last one; the one before in its place would open that."""
     client.create_limit("first", 1)
-    client.create_limit("second", 2)
+    client.create_limit("second", 2, 0.5)
+    with client.concurrency("first") as grant:
+        before = grant.token
     daemon.stop(signal.SIGKILL)
-    damage(daemon.state_dir / CURRENT)
+    for name in names:
+        lose(daemon.state_dir / name)
     daemon.start()
-    assert [limit.name for limit in client.list_limits()] == ["first"]
-    assert f"ERROR damaged state file: {daemon.state_dir / CURRENT}" in daemon.log_text()
+    assert [(limit.name, limit.limit) for limit in client.list_limits()] == [
+        ("first", 1),
+        ("second", 2),
+    ]
+    with client.concurrency("second") as grant:
+        assert not grant.unguarded
+        assert grant.token > before
+    assert f"ERROR damaged state: {daemon.state_dir / CURRENT}: it" in daemon.log_text()
+    assert not client.status().trouble
+    state, _ = snapshot.from_bytes((daemon.state_dir / CURRENT).read_bytes())
+    assert [saved.name for saved in state.limits] == ["first", "second"]
+    kept = daemon.state_dir / f"{CURRENT}.damaged-1"
+    assert kept.exists() == (lose is damage)
+
+
+@pytest.mark.parametrize("lose", [damage, Path.unlink])
+def test_the_state_before_is_used_only_if_an_operator_says_so(
+    daemon: RunningDaemon, lose: Callable[[Path], None]
+) -> None:
+    """After a power cut, which leaves no journal."""
+    with daemon.client() as client:
+        client.create_limit("first", 1)
+        client.create_limit("second", 2)
+    daemon.stop(signal.SIGKILL)
+    shutil.rmtree(daemon.folder / "run")
+    lose(daemon.state_dir / CURRENT)
+    daemon.start()
+    with daemon.client() as client:
+        with pytest.raises(StateUnavailable):
+            client.acquire("second")
+        loss = client._ask(wire.Recover, False)
+        assert isinstance(loss, wire.Loss)
+        (told,) = loss.texts
+        assert "limits in that file: 'first'" in told
+        client._ask(wire.Recover, True)
+        wait_until(lambda: answers(client))
+        assert [limit.name for limit in client.list_limits()] == ["first"]
+
+
+def answers(client: Client) -> bool:
+    """Whether the daemon serves."""
+    try:
+        client.list_limits()
+    except (StateUnavailable, ConnectionError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize("names", [(CURRENT,), (TOKENS,), (CURRENT, TOKENS)])
@@ -156,6 +214,10 @@ def test_tokens_never_go_back_though_their_mark_is_damaged(
         for name in names:
             damage(daemon.state_dir / name)
         daemon.start()
+        if CURRENT in names:
+            with daemon.client() as operator:
+                operator._ask(wire.Recover, True)
+                wait_until(lambda: answers(client))
 
 
 # A disk that refuses
@@ -204,7 +266,7 @@ def disk_full(daemon: RunningDaemon) -> Iterator[None]:
     folder = str(daemon.state_dir)
     kept = daemon.folder / "kept"
     shutil.copytree(folder, kept)
-    mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", folder)
+    mount("-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", folder)
     try:
         shutil.copytree(kept, folder, dirs_exist_ok=True)
         filler = daemon.state_dir / "filler"
@@ -288,6 +350,30 @@ def test_what_was_refused_is_not_there_after_a_kill(daemon: RunningDaemon, clien
             client.delete_limit("kept")
         daemon.stop(signal.SIGKILL)
     daemon.start()
+    assert [limit.name for limit in client.list_limits()] == ["kept"]
+
+
+def test_nobody_is_told_of_a_change_that_was_refused(daemon: RunningDaemon, client: Client) -> None:
+    """Changes that come together are refused together: none may speak of another that was not made."""
+    client.create_limit("kept", 1)
+    raw = RawClient(str(daemon.socket))
+    with folder_gone(daemon):
+        together = [
+            ("delete_limit", 1, "kept"),
+            ("update_limit", 2, "kept", 2),
+            ("create_limit", 3, "new", 1),
+            ("create_limit", 4, "new", 1),
+        ]
+        raw.socket.sendall(b"".join(frame(*change) for change in together))
+        for number in range(1, 5):
+            with pytest.raises(Failed) as caught:
+                raw.answer(number)
+            assert caught.value.code == "state_not_saved"
+        raw.socket.sendall(frame("create_limit", 5, "kept", 1))  # needs no disk to be refused
+        with pytest.raises(Failed) as caught:
+            raw.answer(5)
+        assert caught.value.code == "limit_exists"
+    raw.close()
     assert [limit.name for limit in client.list_limits()] == ["kept"]
 
 

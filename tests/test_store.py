@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import shutil
 import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 
 from atmostd import snapshot
+from atmostd.__main__ import Kept
 from atmostd.damage import Untrusted
+from atmostd.journal import Journal
+from atmostd.records import LimitIs
 from atmostd.store import CURRENT, LOCK, PREVIOUS, TOKENS, Store, StoreError
 from tests.saving import damage, found, save, state_of
 
@@ -90,24 +93,20 @@ def test_only_the_owner_may_read_it(folder: Path) -> None:
 # Damage
 
 
-def test_a_damaged_file_is_replaced_by_the_one_before(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_one_before_is_not_taken_for_the_newest(folder: Path, gone: bool) -> None:
+    """It lacks what was created last, and that would be open to everybody."""
     save(folder, 1, 2, 3)
-    damage(folder / CURRENT)
-    assert found(folder) == 2
-    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert str(folder / CURRENT) in error.getMessage()
-    assert "its checksum is wrong" in error.getMessage()
-
-
-def test_the_token_mark_of_a_damaged_file_is_not_known(folder: Path) -> None:
-    save(folder, 1, 2, 3)
-    damage(folder / CURRENT)
-    store = Store(folder)
-    assert store.open() == state_of(2)
-    assert store.token_mark is None
-    store.close()
+    if gone:
+        (folder / CURRENT).unlink()
+    else:
+        damage(folder / CURRENT)
+    with pytest.raises(Untrusted) as caught:
+        found(folder)
+    said = str(caught.value)
+    assert said.startswith(f"{folder / CURRENT}: it")
+    assert ("is gone" if gone else "its checksum is wrong") in said
+    assert "limits in that file: 'limit 2'" in said
 
 
 class Fails:
@@ -148,8 +147,7 @@ def test_whichever_call_fails_at_the_start_no_state_is_taken_for_none(
             assert os.strerror(errno.EIO) in refused
         else:
             assert (state is None) == (not saved)
-            if saved and state != state_of(saved[-1]):
-                assert store.token_mark is None
+            assert not saved or state == state_of(saved[-1])
         store.close()
         if fails.left > 0:
             return
@@ -160,10 +158,39 @@ def test_whichever_call_fails_at_the_start_no_state_is_taken_for_none(
 def test_a_damaged_file_never_takes_the_place_of_the_one_before(folder: Path) -> None:
     save(folder, 1, 2, 3)
     damage(folder / CURRENT)
-    save(folder, 4)
-    assert found(folder) == 4
+    store = Store(folder)
+    with pytest.raises(Untrusted):
+        store.open()
+    state, (aside,) = store.accept_loss()
+    assert state == state_of(2)
+    assert found_beside(folder, store) == 2  # also by a daemon that comes before the next save
+    asyncio.run(store.save(state_of(4)))
+    assert found_beside(folder, store) == 4
+    store.close()
+    assert aside.name == f"{CURRENT}.damaged-1"
     assert snapshot.from_bytes((folder / PREVIOUS).read_bytes())[0] == state_of(2)
     assert generation(folder / CURRENT) > generation(folder / PREVIOUS)
+
+
+def found_beside(folder: Path, store: Store) -> int | None:
+    """What the next daemon would find."""
+    copy = folder.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    return found(copy)
+
+
+def test_a_disk_without_links_keeps_the_one_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    save(folder, 1, 2, 3)
+    assert found(folder) == 3
+    assert snapshot.from_bytes((folder / PREVIOUS).read_bytes())[0] == state_of(2)
+    assert sorted(os.listdir(folder)) == sorted([CURRENT, PREVIOUS, LOCK, TOKENS])
 
 
 def test_a_damaged_previous_file_is_told_and_does_no_harm(
@@ -278,6 +305,106 @@ def test_an_accepted_loss_of_a_newer_state_goes_back_to_the_one_before(folder: P
     store.close()
     assert aside.exists()
     assert found(folder) == 1
+
+
+def test_an_accepted_loss_is_known_until_a_state_is_saved(folder: Path, tmp_path: Path) -> None:
+    """Else a daemon that dies on its way would give fencing tokens from an old mark on again."""
+
+    def start() -> tuple[Store, Kept]:
+        store, journal = Store(folder), Journal(tmp_path / "run", "boot")
+        kept = Kept(store, journal)
+        kept.open()
+        journal.close()
+        return store, kept
+
+    more_than_any = time.time_ns() // 1000
+    save(folder, 1, 2)
+    damage(folder / CURRENT)
+    damage(folder / PREVIOUS)
+    store, kept = start()
+    kept.accept_loss()
+    store.close()  # it has died before it had saved anything
+    store, kept = start()
+    assert not kept.damages
+    assert kept.saved is None
+    assert (store.token_mark or 0) >= more_than_any
+    asyncio.run(store.save(state_of(3)))
+    asyncio.run(store.save(state_of(4)))
+    store.close()
+    store, kept = start()
+    assert kept.saved == state_of(4)
+    store.close()
+    for lose in (make_newer, damage, Path.unlink):
+        save(folder, 3, 4)  # with marks that are out of date
+        lose(folder / CURRENT)
+        store, kept = start()
+        assert kept.damages
+        kept.accept_loss()
+        store.close()
+        store, kept = start()
+        assert not kept.damages
+        assert kept.saved == state_of(3)
+        assert (store.token_mark or 0) >= more_than_any
+        store.close()
+
+
+def journal_with_a_limit(folder: Path) -> Journal:
+    journal = Journal(folder, "boot")
+    journal.open()
+    limit = LimitIs("new", 7, 0.5, True, False, "0", 0, [0, 0, 0, 0])
+    journal.begin(lambda: [limit], lambda: None)
+    journal.close()
+    return Journal(folder, "boot")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 30)
+
+
+LOSSES: list[tuple[Callable[[Path], None], list[str]]] = [
+    (damage, [CURRENT]),
+    (cut, [CURRENT]),
+    (Path.unlink, [CURRENT]),
+]
+LOSSES += [(lose, [CURRENT, PREVIOUS]) for lose, _ in LOSSES]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(("lose", "names"), LOSSES)
+def test_only_a_whole_journal_stands_in_for_the_newest_state(
+    folder: Path, tmp_path: Path, lose: Callable[[Path], None], names: list[str], behind: bool
+) -> None:
+    """And again if the daemon that took it dies before it has saved a state."""
+    save(folder, 1, 2)
+    for name in names:
+        lose(folder / name)
+    journal = journal_with_a_limit(tmp_path / "run")
+    if behind:
+        (tmp_path / "run" / "journal.behind").touch()
+    for _ in range(2):
+        store, journal = Store(folder), Journal(tmp_path / "run", "boot")
+        kept = Kept(store, journal)
+        kept.open()
+        store.close()
+        journal.close()
+        assert kept.saved is None
+        assert kept.recorded
+        assert [damage.path for damage in kept.damages] == ([folder / CURRENT] if behind else [])
+
+
+def test_a_state_of_a_newer_daemon_is_not_replaced_from_a_journal(
+    folder: Path, tmp_path: Path
+) -> None:
+    save(folder, 1, 2)
+    make_newer(folder / CURRENT)
+    store, journal = Store(folder), journal_with_a_limit(tmp_path / "run")
+    kept = Kept(store, journal)
+    kept.open()
+    assert kept.damages
+    kept.accept_loss()  # then there is no better one
+    store.close()
+    journal.close()
+    assert kept.saved is None
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_none(folder: Path) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from atmostd.damage import Untrusted
 from atmostd.store import CURRENT, PREVIOUS, Store
 from tests.saving import NEW_MARK, damage, found, save, state_of
 from tests.support import PATIENCE_SECONDS
 
 NEW = "state.new"
+SPARE = "state.spare"
 CALLS_MAX = 40  # of one save; it has fewer
 KILLS = 8  # of a process that saves, at moments that differ
 
@@ -57,9 +59,14 @@ def two_states(folder: Path) -> None:
     save(folder, 1, 2)
 
 
-def damaged_current(folder: Path) -> None:
+def accepted_loss(folder: Path) -> None:
     save(folder, 1, 2, 3)
     damage(folder / CURRENT)
+    store = Store(folder)
+    with pytest.raises(Untrusted):
+        store.open()
+    store.accept_loss()
+    store.close()
 
 
 def damaged_previous(folder: Path) -> None:
@@ -68,8 +75,10 @@ def damaged_previous(folder: Path) -> None:
 
 
 def crashed_between_the_renames(folder: Path) -> None:
-    save(folder, 1, 2, 3)
-    (folder / CURRENT).rename(folder / NEW)
+    save(folder, 1, 2)
+    save(folder.with_name("other"), 3)
+    (folder.with_name("other") / CURRENT).rename(folder / NEW)
+    os.link(folder / CURRENT, folder / SPARE)
 
 
 def crashed_while_writing(folder: Path) -> None:
@@ -81,7 +90,7 @@ BEGINNINGS: list[tuple[Callable[[Path], None], int | None]] = [
     (no_state, None),
     (one_state, 2),
     (two_states, 2),
-    (damaged_current, 2),
+    (accepted_loss, 2),
     (damaged_previous, 2),
     (crashed_between_the_renames, 2),
     (crashed_while_writing, 2),
@@ -115,7 +124,7 @@ class Fault:
         self._number = number
         self._for_good = for_good
         self._full = full
-        for name in ("open", "fsync", "replace", "unlink"):
+        for name in ("open", "fsync", "link", "replace", "unlink"):
             patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,7 +195,7 @@ def test_the_disk_is_told_before_anybody_else(folder: Path, tmp_path: Path) -> N
     steps = [step for step, _ in crash_states(folder, tmp_path)]
     assert [step for step in steps if step.split()[0] in ("fsync", "rename", "done")] == [
         "fsync state.new",
-        "rename state state.previous",
+        "rename state.spare state.previous",
         "rename state.new state",
         f"fsync {folder.name}",
         "done",

@@ -112,13 +112,12 @@ class Daemon:
         self.door.first_comes = self.idle.somebody_is_there
         self.door.last_leaves = self.idle.nobody_is_there
         self._started_at = self.clock()
+        self._lost = ""  # what this daemon has not found, and nobody has accepted that
 
     async def run(
         self,
         socket_file: ListeningSocket,
-        saved: State | None,
-        recorded: list[AnyRecord] | None,
-        lost: bool,
+        kept: Kept,
         started_by: Manager = systemd.NOBODY,
         listens: Callable[[], None] = lambda: None,
     ) -> None:
@@ -128,6 +127,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self.configuration.reload)
+        saved, recorded = kept.saved, kept.recorded
         recovery.replay(recorded or (), self.registry, self.sessions)
         if recorded is not None and self._journal.is_behind:
             _log.warning(
@@ -136,20 +136,16 @@ class Daemon:
                 self._settings.runtime_dir,
             )
             recovery.forget_waiters(self.sessions)
-            self.sessions.let_holders_come_first()
-        self.configuration.restore(saved, lost)
-        if recorded is None and saved is not None and saved.boot_id == self._boot_id:
-            _log.warning(
-                "there is no journal in %s, but a daemon ran here since the host started: who held "
-                "is known only from those who come back",
-                self._settings.runtime_dir,
-            )
-            self.sessions.let_holders_come_first()
+            self._let_holders_come_first()
+        self.configuration.restore(saved)
+        if recorded is None and kept.may_be_held(self._boot_id):
+            self._tell_lost_journal(kept.accepted)
+            self._let_holders_come_first()
         await self.turn.over()  # the limits are as they were saved; only then save them again
         if self._settings.config_path is not None:
             word = Word.of(self._settings.limits, self._settings.templates)
             await self.configuration.say_at_start(word)
-        await self._save_first(trusted=saved is not None and not lost)
+        await self._save_first(trusted=saved is not None or recorded is not None)
         self._journal.begin(
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
         )
@@ -223,12 +219,30 @@ class Daemon:
             sessions=len(self.sessions),
             held=len({number for limit in limits for number in limit.holders}),
             waiting=len({ticket.number for limit in limits for ticket in limit.line}),
-            trouble="; ".join(filter(None, (self.configuration.trouble, self._journal.trouble))),
+            trouble="; ".join(
+                filter(None, (self.configuration.trouble, self._journal.trouble, self._lost))
+            ),
         )
 
     def _status_line(self) -> str:
         now = self.status(0)
         return status_line(now.limits, now.held, now.waiting, now.trouble)
+
+    def _let_holders_come_first(self) -> None:
+        """If we die meanwhile, the next daemon has to do the same."""
+        self._journal.hear_holders()
+        self.sessions.let_holders_come_first(self._journal.holders_are_heard)
+
+    def _tell_lost_journal(self, accepted: bool) -> None:
+        """Nobody can mend that, so somebody should know."""
+        lost = (
+            f"there was no journal in {self._settings.runtime_dir} as this daemon started, though "
+            "another has run since the host did: whoever held then, and has not come back within "
+            f"{config.RECLAIM_SECONDS} s, may hold still without being counted"
+        )
+        _log.warning("%s", lost)
+        if not accepted:
+            self._lost = f"{lost} (this is said until the next start)"
 
     async def _save_first(self, trusted: bool) -> None:
         """Set fencing tokens aside before the first is given, and see that the folder can be written. If
@@ -266,6 +280,9 @@ class Daemon:
         for connection in list(self.connections):
             connection.close()
         self.registry.stop()
+        self.configuration.nobody_holds = not self._journal.is_behind and not any(
+            session.tickets for session in self.sessions
+        )
         with contextlib.suppress(OSError):  # it has been logged
             await self.configuration.save()
         self._tokens.stop()
@@ -315,40 +332,84 @@ class Daemon:
 
 
 class Kept:
-    """What the last daemon has left, and what of it cannot be trusted."""
+    """What the last daemon has left, and what of it cannot be trusted.
+
+    Rule: limits that cannot be trusted are taken from the journal of this run of the host, if that is
+    whole: it has every one of them, with its settings and what is spent, so nothing is lost. Else an
+    operator decides.
+    """
 
     def __init__(self, store: Store, journal: Journal) -> None:
         self.saved: State | None = None
         self.recorded: list[AnyRecord] | None = None
         self.damages: list[Damage] = []  # until the loss is accepted
-        self.lost = False  # `saved` is not what was saved last
+        self.accepted = False
         self._store = store
         self._journal = journal
+        self._state_damaged = False
         self._journal_damaged = False
 
     def open(self) -> None:
         """Take both folders and read them. Raises StoreError or JournalError if that can't be."""
+        damage: Damage | None = None
+        journal_damage: Damage | None = None
         try:
             self.saved = self._store.open()
         except Untrusted as untrusted:
-            self.damages.append(untrusted.damage)
-            self.lost = True
+            damage = untrusted.damage
         try:
             self.recorded = self._journal.open()
         except Untrusted as untrusted:
-            self.damages.append(untrusted.damage)
-            self._journal_damaged = True
+            journal_damage = untrusted.damage
+        self._journal_damaged = journal_damage is not None
+        if damage is None and self.saved is None and (self.recorded is not None or journal_damage):
+            damage = self._store.is_gone()
+        if damage is not None and not self._replaced(damage):
+            self._state_damaged = True
+            self.damages.append(damage)
+        if journal_damage is not None:
+            self.damages.append(journal_damage)
 
     def accept_loss(self) -> list[str]:
         """Go on with what is left. Returns what was done, in words. Raises OSError."""
         aside: list[Path] = []
-        if self.lost:
+        if self._state_damaged and self._journal_is_whole:
+            aside = self._store.move_aside()
+        elif self._state_damaged:
             self.saved, aside = self._store.accept_loss()
-            if self.recorded is not None:
-                self.saved = None  # of this run of the host, the journal has every limit
         if self._journal_damaged:
             aside += self._journal.accept_loss()
+        self.accepted = True
         return [str(damage) for damage in self.damages] + [f"kept as {path}" for path in aside]
+
+    def may_be_held(self, boot_id: str) -> bool:
+        """Whether somebody may hold of whom the state cannot tell."""
+        saved = self.saved
+        if saved is None or saved.boot_id != boot_id:
+            return False
+        mark = self._store.token_mark
+        unsaved_since = mark is None or mark > saved.token_mark  # on a full disk
+        return unsaved_since or self._state_damaged or not saved.nobody_holds
+
+    @property
+    def _journal_is_whole(self) -> bool:
+        return self.recorded is not None and not self._journal.is_behind
+
+    def _replaced(self, damage: Damage) -> bool:
+        """Whether the journal stands in for the state."""
+        if not self._journal_is_whole or not self._store.can_be_replaced:
+            return False
+        try:
+            aside = self._store.move_aside()
+        except OSError:
+            return False  # an operator will be told of this disk, too
+        _log.error(
+            "damaged state: %s: %s; all limits are in the journal, and are saved again from there%s",
+            damage.path,
+            damage.reason,
+            "".join(f"; kept as {path}" for path in aside),
+        )
+        return True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -418,12 +479,16 @@ async def _run(
 
     if kept.damages:
         listens()  # in a moment: the socket takes connections already
-        closed = Closed(settings, kept.damages, kept.accept_loss)
-        accepted = await closed.run(socket_file, started_by)
+        accepted = await _closed(settings, kept).run(socket_file, started_by)
         if not accepted:
             return
     daemon = Daemon(settings, store, journal)
-    await daemon.run(socket_file, kept.saved, kept.recorded, kept.lost, started_by, listens)
+    await daemon.run(socket_file, kept, started_by, listens)
+
+
+def _closed(settings: Settings, kept: Kept) -> Closed:
+    bounds = settings.bounds.within(_descriptors())
+    return Closed(settings, bounds, kept.damages, kept.accept_loss)
 
 
 def _socket_file(settings: Settings, started_by: Manager) -> ListeningSocket:

@@ -31,6 +31,11 @@ _TFD_TIMER_ABSTIME = 1
 boot_time: Clock = functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 
 
+def wall_microseconds() -> int:
+    """Since 1970."""
+    return time.time_ns() // 1000
+
+
 class Alarm:
     """Tells limits when an instant has come."""
 

@@ -5,6 +5,7 @@ Rule 2: nobody hangs: each request is refused with the reason. What has no answe
 release, gets none: who holds something comes back to the daemon that follows, and says so there.
 Rule 3: it ends when the loss is accepted or the daemon is told to stop. Its clients are then cut off,
 and come back.
+Rule 4: the door is as narrow as ever (door.py): the operator has to get in.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from atmost.errors import (
     ProtocolError,
     StateNotSaved,
     StateUnavailable,
+    TooMany,
 )
 from atmost.wire import DaemonStatus, Hello, Keep, Loss, Recover, Release, Status, Welcome
 from atmostd import config
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, boot_time
 from atmostd.damage import Damage
 from atmostd.decoding import WrongField, message_of, other_version
+from atmostd.door import Door
 from atmostd.peer import Admins, credentials
+from atmostd.refusals import Refusals
 from atmostd.server import ListeningSocket, serve
 from atmostd.session import failed
 from atmostd.settings import Settings
@@ -43,10 +48,17 @@ class Closed:
     """Refuses until the loss is accepted."""
 
     def __init__(
-        self, settings: Settings, damages: list[Damage], accept: Callable[[], list[str]]
+        self,
+        settings: Settings,
+        bounds: Bounds,
+        damages: list[Damage],
+        accept: Callable[[], list[str]],
     ) -> None:
+        self.bounds = bounds
         self.admins = Admins(settings.admin_gid)
+        self.door = Door(bounds, Refusals(bounds, boot_time))
         self.connections: set[Refusing] = set()
+        self.refused: set[Refusing] = set()  # they may still read why
         self._settings = settings
         self._damages = damages
         self._accept = accept  # does it; returns what was done, in words. Raises OSError
@@ -120,6 +132,8 @@ class Refusing(asyncio.Protocol):
         self._closed = closed
         self._frames = wire.FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._entered = False  # and counts
+        self._turned_away = False
         self._greeted = False
         self._uid = -1
         self._is_admin = False
@@ -132,15 +146,26 @@ class Refusing(asyncio.Protocol):
         self._is_admin = self._closed.admins.include(connection)
         self._closed.connections.add(self)
         loop = asyncio.get_running_loop()
-        self._hello_due = loop.call_later(config.HELLO_SECONDS, self._transport.abort)
+        refusal = self._closed.door.refusal(self._uid, self._is_admin)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        self._closed.door.enter(self._uid)
+        self._entered = True
+        self._hello_due = loop.call_later(self._closed.bounds.hello_seconds, self._transport.abort)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._closed.connections.discard(self)
+        self._closed.refused.discard(self)
+        if self._entered:
+            self._closed.door.leave(self._uid)
         if self._hello_due is not None:
             self._hello_due.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._turned_away:
+            return
         try:
             for body in self._frames.feed(data):
                 self._take(body)
@@ -182,6 +207,18 @@ class Refusing(asyncio.Protocol):
             self._hello_due.cancel()
         self._send(Welcome(version, paths.version(), os.getpid()))
 
+    def _turn_away(self, error: TooMany) -> None:
+        """As connection.py does."""
+        assert self._transport is not None
+        self._turned_away = True
+        self._fail(0, error)
+        if len(self._closed.refused) >= config.REFUSED_AT_ONCE_MAX:
+            self._transport.close()
+            return
+        self._closed.refused.add(self)
+        loop = asyncio.get_running_loop()
+        self._hello_due = loop.call_later(config.CLOSE_SECONDS, self._transport.abort)
+
     def _fail(self, request: int, error: AtmostError) -> None:
         self._send(failed(request, error))
 
@@ -190,5 +227,5 @@ class Refusing(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         transport.write(wire.encode(message))
-        if transport.get_write_buffer_size() > config.OUTPUT_BYTES_MAX:
+        if transport.get_write_buffer_size() > self._closed.bounds.output_bytes:
             transport.abort()

@@ -40,7 +40,6 @@ from atmostd.declared import (
     Declared,
     Steps,
     TemplateRows,
-    Templates,
     Word,
     news,
     templates_after,
@@ -94,6 +93,7 @@ class Configuration:
         boot_id: str,
     ) -> None:
         self.trouble = ""  # why the state on disk is out of date; empty when it is not
+        self.nobody_holds = False  # nor will, in this life
         self._registry = registry
         self._store = store
         self._tokens = tokens
@@ -112,18 +112,17 @@ class Configuration:
         registry.on_implicit = self._save_soon
         registry.on_tokens_low = self._tokens_are_low
 
-    def restore(self, state: State | None, lost: bool = False) -> None:
-        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3).
-        `lost`: it is not what was saved last."""
+    def restore(self, state: State | None) -> None:
+        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3)."""
         registry = self._registry
         mark = max(state.token_mark if state is not None else 0, self._store.token_mark or 0)
-        if lost or self._store.token_mark is None:
+        if self._store.token_mark is None:
             # Which tokens were given is not known. Microseconds since 1970 are more than ever could be.
             mark = max(mark, time.time_ns() // 1000)
         self._tokens.begin(mark)
         if state is None:
             return
-        self._take_word(
+        self._registry.declare(
             Word({said.name: said for said in state.said_limits}, tuple(state.said_templates)),
             tuple(state.templates),
         )
@@ -214,24 +213,29 @@ class Configuration:
     async def _change(self, batch: list[tuple[ChangeMessage, Changer]]) -> None:
         draft: dict[str, Declared | None] = {}
         accepted = []
+        refused = []
         steps: Steps = []
         for message, changer in batch:
             try:
                 declared = altered(message, draft.get(message.name, self._now(message.name)))
             except AtmostError as error:
-                changer.failed(message.request, error)
+                refused.append((message, changer, error))
                 continue
             draft[message.name] = declared
             accepted.append((message, changer, declared))
             steps.append((message.name, declared))
-        if not accepted and not self._unsaved:
-            return
+        if not accepted:  # so each of the refusals is of what is in force
+            _refuse(refused)
+            refused = []
+            if not self._unsaved:
+                return
         try:
             await self._make_so(steps)
         except StateNotSaved as error:
-            for message, changer, _ in accepted:
+            for message, changer, _ in [*accepted, *refused]:
                 changer.failed(message.request, error)
             return
+        _refuse(refused)  # rule 1: of a change that could not be written, nobody was told
         for message, changer, declared in accepted:
             changer.changed(message.request, self._record(message.name, declared))
 
@@ -295,7 +299,7 @@ class Configuration:
             steps = await self._news(word)
             for name, declared in steps:
                 self._put_in_force(name, declared)
-            self._take_word(word, self._templates_after(word))
+            self._registry.declare(word, self._templates_after(word))
             await self._turn.over()
             await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
         if steps:
@@ -346,7 +350,7 @@ class Configuration:
             await self._bit_by_bit(self._put_all_in_force(steps), CHANGES_AT_ONCE)
             await self._turn.over()
         if rows != registry.templates.rows or word is not None:
-            self._take_word(word or registry.word, rows)
+            self._registry.declare(word or registry.word, rows)
             await self._turn.over()
             await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
         if steps or word is not None or templates is not None:
@@ -357,11 +361,6 @@ class Configuration:
         for name, declared in steps:
             self._put_in_force(name, declared)
             yield
-
-    def _take_word(self, word: Word, templates: TemplateRows) -> None:
-        self._registry.word = word
-        if templates != self._registry.templates.rows:
-            self._registry.templates = Templates(templates)
 
     def _edit_templated(self) -> Iterator[None]:
         """Limits that requests have made become as their templates are now; one that templates have made
@@ -431,6 +430,7 @@ class Configuration:
             templates=list(templates),
             said_limits=list(word.limits.values()),
             said_templates=list(word.templates),
+            nobody_holds=self.nobody_holds,
         )
         try:
             await self._store.save(state)
@@ -495,6 +495,11 @@ class Configuration:
             self._due = None
         self._unsaved = True
         self._wake.set()
+
+
+def _refuse(refused: list[tuple[ChangeMessage, Changer, AtmostError]]) -> None:
+    for message, changer, error in refused:
+        changer.failed(message.request, error)
 
 
 def altered(message: ChangeMessage, now: Declared | None) -> Declared | None:

@@ -3,7 +3,9 @@
 Rule 1: a file of ours is no link and belongs to us or to root; anything else in its place may be a
 trap, and is refused, never removed or written through.
 Rule 2: a folder of ours belongs to us or to root. It may be a link that one of us has made, since
-systemd makes such links (DynamicUser=) and operators do, but nobody else's.
+systemd makes such links (DynamicUser=) and operators do, but nobody else's. Nobody else may write to it:
+they could take our files away and put others there. Where it is shared, as /tmp is, the sticky bit
+keeps them from that, and it will do for what lives as long as a socket does.
 Rule 3: what is opened is checked as it was opened, not before.
 """
 
@@ -11,20 +13,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotOurs(Exception):
     """What is found in the place of a file of ours; the message says what and whose."""
 
+    def __init__(self, message: str, cure: str = "move it away") -> None:
+        super().__init__(message)
+        self.cure = cure
 
-def check_folder(folder: Path) -> None:
+
+def check_folder(folder: Path, may_be_shared: bool = False) -> None:
     """Raises NotOurs, or OSError if there is none."""
     for found in (folder.lstat(), folder.stat()):
         if not _is_ours(found):
             raise NotOurs(f"the folder {folder} belongs to uid {found.st_uid}")
+    mode = folder.stat().st_mode
+    if mode & _OTHERS_WRITE and not (may_be_shared and mode & stat.S_ISVTX):
+        raise NotOurs(
+            f"others may write to the folder {folder} (its mode is {stat.S_IMODE(mode):o})",
+            f"keep them out with: chmod go-w {shlex.quote(str(folder))}",
+        )
 
 
 def check_place(path: Path, is_kind: Callable[[int], bool] = stat.S_ISREG) -> None:

@@ -6,7 +6,8 @@ had no holders left.
 Rule 2: after a write that failed nothing more is written to that file: what follows a torn frame
 could not be read. The limits go on being enforced from memory, `trouble` says why, and a checkpoint
 into a new file heals it as soon as the disk does. An empty file beside it, for which a full disk has
-room, tells the next daemon that more was decided than the journal says.
+room, tells the next daemon that more was decided than the journal says, or that others hold than those
+in it: until they had time to come back.
 Rule 3: a file that has grown is replaced by a checkpoint: what is true now, written beside it and
 renamed over it. While that fails, the old one goes on.
 Rule 4: a file that somebody took away takes writes still, and nobody would find them: it is looked
@@ -64,6 +65,7 @@ class Journal:
         self._replace_next = False  # when this turn ends
         self._torn = False  # a write to the file failed: no more of them
         self._look: asyncio.TimerHandle | None = None
+        self._hears = False  # holders that nobody knows of may come back yet
 
     @property
     def path(self) -> Path:
@@ -78,7 +80,7 @@ class Journal:
         try:
             # If the socket is in it, that has made it already, as open as it needs.
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files.check_folder(self._folder)
+            files.check_folder(self._folder, may_be_shared=True)
             self._take_lock()
             files.check_place(self._folder / _NEW)
             self.is_behind = os.path.lexists(self._folder / _BEHIND)
@@ -121,6 +123,17 @@ class Journal:
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
         self._file, self._lock = -1, None
+
+    def hear_holders(self) -> None:
+        """More hold than are known, and now they may say so."""
+        self._hears = True
+        self._fall_behind()
+
+    def holders_are_heard(self) -> None:
+        """That was long enough."""
+        self._hears = False
+        if self._file >= 0 and not self._torn:
+            self._catch_up()
 
     def note(self, record: Record) -> None:
         """Add a record to this turn's."""
@@ -184,10 +197,8 @@ class Journal:
             self._fail(error, "written" if self._torn or self._file < 0 else "replaced")
             return
         self._torn = False
-        if self.is_behind:
-            self.is_behind = False
-            with contextlib.suppress(OSError):  # then the next daemon is too careful
-                (self._folder / _BEHIND).unlink()
+        if not self._hears:
+            self._catch_up()
         if self._file >= 0:
             os.close(self._file)
         self._file = file
@@ -211,6 +222,12 @@ class Journal:
         if self._retry is None:
             loop = asyncio.get_running_loop()
             self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._try_again)
+
+    def _catch_up(self) -> None:
+        if self.is_behind:
+            self.is_behind = False
+            with contextlib.suppress(OSError):  # then the next daemon is too careful
+                (self._folder / _BEHIND).unlink()
 
     def _fall_behind(self) -> None:
         self.is_behind = True
@@ -239,7 +256,7 @@ class Journal:
             self._end_turn()
 
     def _not_ours(self, error: NotOurs) -> JournalError:
-        return JournalError(f"{error}; move it away, or name another folder with --runtime-dir")
+        return JournalError(f"{error}; {error.cure}, or name another folder with --runtime-dir")
 
     def _take_lock(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

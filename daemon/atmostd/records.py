@@ -22,6 +22,8 @@ from zlib import crc32
 
 import msgspec
 
+from atmostd.snapshot import SavedDeclaration, SavedTemplate
+
 MAGIC = b"ATMOSTJ\n"
 VERSION = 2  # 1 had no origins
 VERSIONS_READ = (1, 2)
@@ -81,6 +83,15 @@ class Edited(Record, frozen=True, array_like=True, tag="c"):
     origin: str = ""
 
 
+class Declares(Record, frozen=True, array_like=True, tag="w"):
+    """Templates in force, and what the configuration file last said: whenever that changes, and in a
+    checkpoint."""
+
+    templates: list[SavedTemplate]
+    said_limits: list[SavedDeclaration]
+    said_templates: list[SavedTemplate]
+
+
 class LimitDeleted(Record, frozen=True, array_like=True, tag="d"):
     name: str
 
@@ -138,6 +149,7 @@ AnyRecord = (
     | SessionEnded
     | LimitIs
     | Edited
+    | Declares
     | LimitDeleted
     | Arrived
     | Went

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from atmostd.actor import Actor
-from atmostd.declared import HAND, IMPLICIT
+from atmostd.declared import HAND, IMPLICIT, Word
 from atmostd.limit import hold_again, leave, take
 from atmostd.records import (
     AnyRecord,
     Arrived,
     Counted,
+    Declares,
     Edited,
     Gone,
     LimitDeleted,
@@ -60,6 +61,7 @@ def go_on(registry: Registry) -> None:
 def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
     """All that is true now. Replayed, it gives the same."""
     yield Counted(registry.arrivals, registry.next_token)
+    yield registry.declares()
     for actor in registry.actors.values():
         yield limit_is(actor)
     tickets: list[Ticket] = []
@@ -123,6 +125,9 @@ class Recovery:
                 actor.limit.set_again(
                     record.limit, record.slot_decay_per_second, record.active, record.at
                 )
+            case Declares(said_limits=limits, said_templates=templates):
+                word = Word({said.name: said for said in limits}, tuple(templates))
+                self._registry.declare(word, tuple(record.templates))
             case LimitDeleted(name=name):
                 if name in self._registry.actors:
                     self._registry.actors[name].limit.deleted = True

@@ -20,11 +20,11 @@ from atmostd import config
 from atmostd.actor import Actor, Surroundings
 from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
-from atmostd.declared import HAND, IMPLICIT, TEMPLATE, Templates, Word
+from atmostd.declared import HAND, IMPLICIT, TEMPLATE, TemplateRows, Templates, Word
 from atmostd.implicit import Implicit
 from atmostd.journal import Journal
 from atmostd.limit import Limit
-from atmostd.records import Arrived, Edited, Gone, LimitDeleted, LimitIs, Went
+from atmostd.records import Arrived, Declares, Edited, Gone, LimitDeleted, LimitIs, Went
 from atmostd.refusals import Refusals
 from atmostd.templated import Templated
 from atmostd.ticket import (
@@ -155,6 +155,19 @@ class Registry:
             self._implicit.add(name, None)
         elif origin == TEMPLATE:
             self._templated.add(actor)
+
+    def declare(self, word: Word, templates: TemplateRows) -> None:
+        """What the configuration file says now, and the templates in force."""
+        self.word = word
+        if templates != self.templates.rows:
+            self.templates = Templates(templates)
+        self._note_record(self.declares())
+
+    def declares(self) -> Declares:
+        """The same for the journal."""
+        word = self.word
+        said_limits, said_templates = list(word.limits.values()), list(word.templates)
+        return Declares(list(self.templates.rows), said_limits, said_templates)
 
     def made_by_requests(self) -> list[str]:
         """The names of all limits that nobody has declared: their templates have made them, or nobody."""

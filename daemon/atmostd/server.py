@@ -47,7 +47,7 @@ class SocketFile:
             )
         try:
             _make_folder(path.parent, 0o755 if mode & 0o007 else 0o700)
-            files.check_folder(path.parent)
+            files.check_folder(path.parent, may_be_shared=True)
             self._lock = _take_lock(path)
             try:
                 self.socket = _listen(path, mode, gid)
@@ -55,7 +55,7 @@ class SocketFile:
                 os.close(self._lock)
                 raise
         except NotOurs as error:
-            raise SocketError(f"{error}; move it away, or name another with --socket") from error
+            raise SocketError(f"{error}; {error.cure}, or name another with --socket") from error
         except OSError as error:
             raise SocketError(
                 f"cannot listen on {path}: {error.strerror or error}; "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from atmost import errors, wire
@@ -375,10 +375,11 @@ class Sessions:
         peer = self._processes.again(began.pid, began.uid, began.started, began.inode)
         return None if peer is None else self._add(began, peer)
 
-    def let_holders_come_first(self) -> None:
-        """Who held is not known. For a moment they may say so, before anybody is given anything."""
+    def let_holders_come_first(self, then: Callable[[], None]) -> None:
+        """Who held is not known. For a moment they may say so, before anybody is given anything;
+        `then` is called."""
         self.held_back = []
-        self.loop.call_later(config.RECLAIM_SECONDS, self._let_the_others_in)
+        self.loop.call_later(config.RECLAIM_SECONDS, self._let_the_others_in, then)
 
     def drop_held_back(self, session: Session, request: int | None = None) -> None:
         """It has given up this request, or (None) all of them."""
@@ -389,7 +390,8 @@ class Sessions:
                 if other is not session or request not in (None, message.request)
             ]
 
-    def _let_the_others_in(self) -> None:
+    def _let_the_others_in(self, then: Callable[[], None]) -> None:
+        then()
         held_back, self.held_back = self.held_back or [], None
         for session, message in held_back:
             session.acquire_at_last(message)

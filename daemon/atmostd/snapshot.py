@@ -64,6 +64,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     templates: list[SavedTemplate] = []  # in force, in their order
     said_limits: list[SavedDeclaration] = []  # by the configuration file, when it was last read
     said_templates: list[SavedTemplate] = []
+    nobody_holds: bool = False  # since it was taken; of a daemon that has stopped
 
 
 class SnapshotError(Exception):

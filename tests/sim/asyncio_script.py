@@ -15,7 +15,7 @@ from atmost import asyncio_connection, wire
 from atmost.asked import Asked
 from atmost.asyncio import Client, Grant
 from atmost.errors import AtmostError, DaemonUnavailable, GrantLost
-from atmost.exchange import Exchange
+from atmost.exchange import Answer, Exchange
 from tests.sim.client import SimClient
 from tests.sim.loop import new_loop
 from tests.sim.network import Socket
@@ -48,6 +48,9 @@ class AsyncioSession:
 
     def wants(self, request: int) -> bool:
         return request in self.wanted()
+
+    def comes_back(self) -> bool:
+        return not self._client.exec_done
 
     def wanted(self) -> list[int]:
         for connection in self._client.client._connections.values():
@@ -162,7 +165,8 @@ class AsyncioClient:
         session = self._sessions[connection._exchange._session]
         request = grant._granted.request
         told = wire.Granted(request, grant.token, 0, list(grant.unguarded))
-        if not connection.lost:  # else it was closed before the block began
+        # Else it was closed, or the grant lost, before the block began.
+        if not connection.lost and connection.lost_grant(request) is None:
             self.world.oracle.entered(session, told, hold)
         try:
             yield
@@ -172,14 +176,30 @@ class AsyncioClient:
 
     def _failed(self, number: int, error: AtmostError) -> None:
         self.world.note(f"{self.name} block {number} fails: {error.code}")
-        if isinstance(error, GrantLost) or error.code not in MAY_FAIL:
+        if isinstance(error, GrantLost):
+            return  # the oracle knows of it
+        if error.code not in MAY_FAIL and not self.world.host.may_refuse(error.code):
             self.world.fail(f"{self.name} block {number}: {error!r}")
 
-    def began(self, exchange: Exchange) -> None:
+    def began(self, exchange: ToldExchange) -> None:
         """A session begins."""
         session = AsyncioSession(self, exchange)
+        exchange.told_lost = lambda number: self.world.oracle.told_lost(session, number)
         self._sessions[exchange._session] = session
         self.world.oracle.clients[exchange._session] = session
+
+
+class ToldExchange(Exchange):
+    """The oracle hears when a grant is lost: the block is told at its end, or when it looks."""
+
+    told_lost: Callable[[int], None]
+
+    def _failed(self, number: int, failure: AtmostError) -> Answer:
+        held = number in self._held
+        answer = super()._failed(number, failure)
+        if held and isinstance(failure, GrantLost):
+            self.told_lost(number)
+        return answer
 
 
 class Settler(SimClient):
@@ -218,7 +238,7 @@ class AsyncioScript(Script):
         """Every session that begins is known to the oracle."""
 
         def begin(command: list[str] | None = None) -> Exchange:
-            exchange = Exchange(command)
+            exchange = ToldExchange(command)
             self._owners[asyncio.get_running_loop()].began(exchange)
             return exchange
 

@@ -16,7 +16,13 @@ from atmost.reconnecting import Reconnecting
 from tests.sim.network import End
 from tests.sim.world import MICROSECOND, MILLISECOND, SECOND, Process, World
 
-TIMEOUT_SLACK = 2 * SECOND  # what a time-out may be late, with a daemon that is there
+MAY_FAIL = {  # for reasons of the client's own, or of those who may change limits
+    "acquire_timeout",
+    "limit_deleted",
+    "never_fits",
+    "slot_decay_required",
+    "would_deadlock",
+}
 
 
 class Call:
@@ -45,6 +51,7 @@ class SimClient:
         self._away = Reconnecting(RECONNECT_SECONDS)
         self._tries = False  # a try to connect is on its way
         self._reads = False
+        self._served: Callable[[], bool] = lambda: False
         self.world.oracle.clients[self.session] = self
         process.on_death.append(lambda: self.world.oracle.died(self))
         if settles is not None:
@@ -70,6 +77,9 @@ class SimClient:
 
     def wanted(self) -> list[int]:
         return [number for number, call in self.calls.items() if call.asked is not None]
+
+    def comes_back(self) -> bool:
+        return not self.exec_done
 
     # What its program does
 
@@ -161,6 +171,7 @@ class SimClient:
                 self.process.after(self.world.span(MILLISECOND, 100 * MILLISECOND), self._connect)
             return
         self.end = end
+        self._served = self.world.host.serving()
         self.connections += 1
         connection = self.connections
         end.on_ready = self._readable
@@ -189,6 +200,8 @@ class SimClient:
         if data is None:
             return
         if not data:
+            if self._served():
+                self.world.oracle.fail(f"{self.name} is cut off by a daemon that serves others")
             self._lost("the daemon closed the connection")
             return
         self._take(data)
@@ -222,6 +235,8 @@ class SimClient:
                 self.held[number] = call.asked
         elif isinstance(answer, AtmostError):
             self.world.note(f"{self.name} #{number} fails: {answer.code}")
+            if answer.code not in MAY_FAIL and not self.world.host.may_refuse(answer.code):
+                self.world.oracle.fail(f"{self.name} #{number} fails with {answer!r}")
             self.refused.append(answer.code)
         else:
             self.world.oracle.fail(f"{self.name} #{number} is answered with {answer}")

@@ -1,10 +1,8 @@
 """The simulated host: the daemon's lives one after another, its files, and what the kernel knows.
 
-Rule 1: the daemon is the real one, with all its parts; only descriptors, clocks and the disk are made
-up (seams.py).
-Rule 2: the journal is a real file. A death of the daemon around a write leaves it without the frame,
-with a part of it, or whole; what follows the write was not done.
-Rule 3: of a save that was under way at a death, either the old state or the new one is found.
+Rule 1: the daemon is the real one, with all its parts, from the reading of its files on; only
+descriptors, clocks and the disk are made up (seams.py, disk.py).
+Rule 2: who is closed.py, though nothing was damaged, or is not, though something was, is found out.
 """
 
 from __future__ import annotations
@@ -13,24 +11,19 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from atmost.exchange import Exchange
-from atmost.wire import Acquire, Keep
+from atmost.wire import Loss, Recover
 from atmostd import __main__ as daemon_main
-from atmostd import peer
-from atmostd.actor import Actor
+from atmostd import background, peer, systemd
 from atmostd.bounds import Bounds
-from atmostd.journal import Journal
-from atmostd.records import Record
-from atmostd.registry import Asker, Registry, request_of
-from atmostd.session import Session
+from atmostd.closed import Closed
 from atmostd.settings import Settings
-from atmostd.snapshot import State
 from atmostd.store import StoreError
-from atmostd.ticket import Edit, Effect, Event, Granted, Refused, Ticket, TimedOut
+from tests.sim.disk import Damager, RuntimeDisk, SimJournal, SimStore
 from tests.sim.loop import Loop, new_loop
 from tests.sim.network import End, Socket, Transport, connect
 from tests.sim.world import MICROSECOND, MILLISECOND, SECOND, Process, Violation, World
@@ -43,7 +36,7 @@ class Peer(peer.Peer):
 
     def __init__(self, process: Process, loop: Loop) -> None:
         self.pid = process.pid
-        self.uid = 0
+        self.uid = process.uid
         self.started = process.started
         self.inode = process.inode
         self.process = process
@@ -66,12 +59,19 @@ class Peer(peer.Peer):
 
 
 class Admins:
-    """All clients are of one user, who may change limits."""
+    """Root may change limits, and nobody else."""
 
     def __init__(self, gid: int | None) -> None: ...
 
     def include(self, connection: Socket) -> bool:
-        return True
+        return credentials(connection)[1] == 0
+
+
+def credentials(connection: Socket) -> tuple[int, int, int]:
+    """Of the process at the other end."""
+    assert connection.end is not None
+    process = connection.end.other.process
+    return process.pid, process.uid, process.uid
 
 
 class Timer:
@@ -106,116 +106,6 @@ class Timer:
         self._armed += 1
 
 
-class Store:
-    """The state folder."""
-
-    path = Path("/state")
-
-    def __init__(self, life: Life) -> None:
-        self._life = life
-        self.token_mark = life.host.token_mark
-
-    async def set_token_mark(self, mark: int) -> None:
-        life, world = self._life, self._life.host.world
-        if world.maybe(0.5):
-            raise OSError(30, "Read-only file system")
-        await life.sleep(world.span(MICROSECOND, MILLISECOND))
-        if life.process.alive:
-            life.host.token_mark = mark
-
-    async def save(self, state: State) -> None:
-        life, world = self._life, self._life.host.world
-        if world.maybe(life.host.disk_fails):
-            await life.sleep(world.span(MICROSECOND, MILLISECOND))
-            raise OSError(28, "No space left on device")
-        life.saving = state
-        await life.sleep(world.span(100 * MICROSECOND, 5 * MILLISECOND))
-        if life.process.alive:
-            life.host.durable = state
-            life.saving = None
-            await life.sleep(world.span(MICROSECOND, MILLISECOND))
-
-
-class SimJournal(Journal):
-    """The journal, and deaths around its writes."""
-
-    life: Life
-
-    def begin(
-        self, checkpoint: Callable[[], Iterable[Record]], end_turn: Callable[[], None]
-    ) -> None:
-        super().begin(checkpoint, end_turn)
-        self.life.host.world.oracle.commit()
-
-    def write(self) -> None:
-        life = self.life
-        world = life.host.world
-        if not life.process.alive:
-            self._noted.clear()
-            return
-        if self._file < 0:  # what is decided before it has begun is in its first checkpoint
-            super().write()
-            return
-        fault = ""
-        if self._noted and world.maybe(life.host.dies_at_write):
-            fault = world.chance.choice(("before", "torn", "after"))
-        if fault == "before":
-            world.note("daemon dies before the write")
-            life.process.kill()
-            return
-        file, size = self._file, self._bytes
-        super().write()
-        if fault == "torn" and self._file == file and self._bytes > size:
-            kept = world.chance.randrange(size, self._bytes)
-            os.truncate(self.path, kept)
-            world.note(f"daemon dies in the write, {kept - size} of {self._bytes - size} bytes")
-            life.process.kill()
-            return
-        world.oracle.commit()
-        if fault:
-            world.note("daemon dies after the write")
-            life.process.kill()
-
-
-class SpyRegistry(Registry):
-    """The real one, and the oracle hears what is decided."""
-
-    world: World
-
-    def acquire(self, asker: Asker, asked: Acquire, inside: tuple[Ticket, ...]) -> Ticket:
-        ticket = super().acquire(asker, asked, inside)
-        assert isinstance(asker, Session)
-        self.world.oracle.arrived((asker.began.session, asked.request), asked)
-        return ticket
-
-    def readmit(self, asker: Asker, keep: Keep) -> Ticket:
-        self.world.note(f"daemon does not know what {asker.pid} keeps as {keep.request}")
-        return super().readmit(asker, keep)
-
-    def forget(self, name: str) -> None:
-        super().forget(name)
-        if not self.world.host.replaying:
-            self.world.oracle.deleted(name, self.next_token)
-
-    def deliver(self, effect: Effect) -> None:
-        super().deliver(effect)
-        if not isinstance(effect, Granted | Refused | TimedOut):
-            return
-        request = request_of(effect.ticket)
-        if not isinstance(request.asker, Session) or not self.world.host.process.alive:
-            return
-        key = request.asker.began.session, request.number
-        if not isinstance(effect, Granted):
-            self.world.oracle.ended(key)
-        elif not request.kept:
-            self.world.oracle.decided(key, request.token, effect.ticket)
-
-    def _note(self, actor: Actor, event: Event, now: int) -> None:
-        super()._note(actor, event, now)
-        if isinstance(event, Edit) and self.actors.get(actor.limit.name) is actor:
-            self.world.oracle.edited(actor.limit)
-
-
 class InOrder(dict[Any, None]):
     """A set whose order is that of its making, not that of addresses."""
 
@@ -226,6 +116,35 @@ class InOrder(dict[Any, None]):
         self.pop(item, None)
 
 
+class SimDaemon(daemon_main.Daemon):
+    """The real one, and its host knows it."""
+
+    life: Life
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        connections: Any = InOrder()
+        self.connections = connections
+        self.life.daemon = self
+
+
+class SimClosed(Closed):
+    """The real one; who is cut off first does not depend on addresses."""
+
+    host: Host
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        connections: Any = InOrder()
+        self.connections = connections
+
+    def recover(self, message: Recover, uid: int, is_admin: bool) -> Loss:
+        loss = super().recover(message, uid, is_admin)
+        if message.accept_loss and uid == 0:
+            self.host.damager.accepted()
+        return loss
+
+
 class Life:
     """One life of the daemon."""
 
@@ -233,28 +152,31 @@ class Life:
         self.host = host
         self.process = Process(host.world, "daemon", host.world.new_pid())
         self.loop = new_loop(self.process)
-        self.saving: State | None = None
+        self.saves: Callable[[], None] | None = None  # a save is under way
         self.daemon: daemon_main.Daemon | None = None
         self.listens: Callable[[], Any] | None = None
-        self._journal = SimJournal(host.folder, host.boot_id)
-        self._journal.life = self
+        self.stops = False  # it was told to
+        self._store = SimStore(self)
+        self.journal = SimJournal(self)
         self.process.on_death.append(self._died)
         self._main = self.loop.start(self._run(), "main")
 
     async def _run(self) -> None:
         host = self.host
         await self.sleep(host.world.span(100 * MICROSECOND, 50 * MILLISECOND))
-        recorded = self._journal.open()
-        settings = Settings(Path("/s"), Path("/state"), host.folder, 0o600, Bounds(), None)
-        store: Any = Store(self)
-        self.daemon = daemon_main.Daemon(settings, store, self._journal)
-        connections: Any = InOrder()
-        self.daemon.connections = connections
+        settings = Settings(Path("/s"), Path("/state"), host.run_folder, 0o600, host.bounds, None)
+        SimDaemon.life, SimClosed.host = self, host
         file: Any = None
         try:
-            await self.daemon.run(file, host.durable, recorded, lost=False)
+            kept = daemon_main.Kept(self._store, self.journal)
+            kept.open()
+            starter = background.Starter(None)
+            await daemon_main._run(
+                settings, self._store, self.journal, file, systemd.NOBODY, kept, starter
+            )
             host.world.note("daemon has stopped in order")
-            host.world.oracle.commit()
+            if self.daemon is not None:
+                host.world.oracle.commit()
         except StoreError as error:  # before the journal has begun: nobody was told anything
             host.world.note(f"daemon cannot start: {error}")
         self.process.kill()
@@ -265,10 +187,13 @@ class Life:
         await done
 
     def _died(self) -> None:
-        self._journal.close()
-        if self.saving is not None and self.host.world.maybe(0.5):
-            self.host.durable = self.saving
+        self.journal.close()
+        if self.saves is not None and self.host.world.maybe(0.5):
+            self.saves()
         self.host.world.oracle.drop()
+        if self.journal.out_of_date:
+            self.host.world.note("what the journal has is out of date")
+            self.host.world.oracle.journal_lost()
         self.host.life_ended(self)
 
     def check(self) -> None:
@@ -302,9 +227,16 @@ class Host:
         self.world = world
         world.host = self
         self.folder = Path(tempfile.mkdtemp(prefix="atmost-sim-", dir=FOLDER))
-        self.durable: State | None = None
-        self.token_mark = 0  # durable, too
+        self.run_folder = self.folder / "run"
+        self.run_folder.mkdir()
+        self.state_folder = self.folder / "state"
         self.boot = 1
+        self.bounds = Bounds()
+        self.damager = Damager(self)
+        self.runtime_disk = RuntimeDisk(world)
+        self.on_closed: Callable[[], None] = lambda: None
+        self.closed = False  # the daemon is there, and grants nothing
+        self.was_closed = False  # once
         self.dies_at_write = 0.0
         self.disk_fails = 0.0
         self.restarts = True
@@ -335,9 +267,9 @@ class Host:
             return None
         return life.daemon
 
-    def new_process(self, name: str, reuse: float = 0.0) -> Process:
+    def new_process(self, name: str, reuse: float = 0.0, uid: int = 0) -> Process:
         """A client's process; its pid may be that of one that has died."""
-        process = Process(self.world, name, self.world.new_pid())
+        process = Process(self.world, name, self.world.new_pid(), uid)
         dead = [pid for pid, other in self.by_pid.items() if not other.alive]
         if dead and self.world.maybe(reuse):
             process.pid = self.world.chance.choice(dead)
@@ -352,6 +284,7 @@ class Host:
 
     def life_ended(self, life: Life) -> None:
         if self.restarts:
+            self.damager.strikes()
             self.world.at(
                 self.world.now + self.world.span(MILLISECOND, SECOND // 2), self._start_again
             )
@@ -362,11 +295,11 @@ class Host:
 
     def stop_in_order(self) -> None:
         """SIGTERM."""
-        daemon = self.daemon
-        if daemon is not None:
+        life = self.life
+        if life.listens is not None and life.process.alive:
             self.world.note("daemon is told to stop")
-            life = self.life
-            life.process.after(1, lambda: life.loop.run(daemon._stop))
+            life.stops = True
+            life.process.after(1, lambda: life.loop.run(life.loop.on_signal))
 
     def lose_power(self) -> None:
         """Every process ends, and only what was durable is left."""
@@ -375,8 +308,8 @@ class Host:
         for process in list(self.by_pid.values()):
             process.kill()
         self.process.kill()
-        shutil.rmtree(self.folder)
-        self.folder.mkdir()
+        shutil.rmtree(self.run_folder)
+        self.run_folder.mkdir()
         self.boot += 1
         self.restarts = True
         self.world.oracle.power_lost()
@@ -394,12 +327,28 @@ class Host:
 
     # What the daemon asks
 
-    async def serve(self, _: object, protocol: Callable[[], asyncio.Protocol]) -> Server:
+    async def serve(
+        self, _: object, protocol: Callable[[], asyncio.Protocol], for_now: bool = False
+    ) -> Server:
         life = self.life
         life.listens = protocol
-        self.world.note("daemon listens")
-        self.world.oracle.recovered()
+        self.closed = for_now
+        self.world.note("daemon grants nothing" if for_now else "daemon listens")
+        self.damager.judge(for_now)
+        if for_now:
+            self.was_closed = True
+            self.on_closed()
+        else:
+            self.world.oracle.recovered(life.journal.was_gone)
         return Server(life)
+
+    def serving(self) -> Callable[[], bool]:
+        """Whether this daemon, that serves now, has no reason to end a connection still."""
+        life, closed = self.life, self.closed
+        return lambda: life.process.alive and not life.stops and not closed
+
+    def may_refuse(self, code: str) -> bool:
+        return code == "state_unavailable" and self.was_closed
 
     # As the server, and as Processes
 

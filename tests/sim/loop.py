@@ -43,6 +43,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._tasks: list[asyncio.Task[Any]] = []
         process.world.loops.append(self)
         self.errors: list[dict[str, Any]] = []
+        self.on_signal: Callable[[], object] = lambda: None
 
     # What asyncio calls
 
@@ -127,6 +128,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """Signals are sent by the world."""
+        self.on_signal = lambda: callback(*args)
 
     # Descriptors
 

@@ -1,7 +1,8 @@
 """Unix stream sockets of the simulated host, and asyncio transports over them.
 
 Rule 1: what one end sends reaches the other in its order, after some time, and is read in pieces cut
-anywhere. It is lost only by the end of the connection.
+anywhere, in the midst of frames too. It is lost only by the end of the connection: a stream socket
+loses and reorders nothing else, so a lost message is a lost connection, and a late one a long flight.
 Rule 2: what a process had not handed to the kernel dies with it, maybe in the middle of a frame.
 What the kernel has, the other end can still read.
 Rule 3: an end is closed when the last process that has a copy of it is gone.
@@ -16,7 +17,6 @@ from typing import Any, cast
 from tests.sim.loop import Loop
 from tests.sim.world import MICROSECOND, MILLISECOND, Process, World
 
-KERNEL_BYTES = 200_000  # that a socket takes before its sender has to keep them
 READ_BYTES = 64 * 1024
 
 
@@ -161,7 +161,8 @@ class Transport(asyncio.Transport):
         self.fd = loop.open(end)
         end.on_ready = lambda: loop.look(self.fd)
         protocol.connection_made(self)
-        loop.add_reader(self.fd, self._read)
+        if not self._closing:
+            loop.add_reader(self.fd, self._read)
 
     def write(self, data: Any) -> None:
         if self._closing or not self._loop.process.alive:
@@ -172,7 +173,7 @@ class Transport(asyncio.Transport):
             self._fail(error)
 
     def get_write_buffer_size(self) -> int:
-        return max(0, self.end.unread() - KERNEL_BYTES)
+        return max(0, self.end.unread() - self.end.world.kernel_bytes)
 
     def is_closing(self) -> bool:
         return self._closing

@@ -6,49 +6,35 @@ Rule 2: what the daemon decides in a turn is provisional until the journal has i
 makes it undone, and the account with it (`commit`, `drop`). If a client heard of it nevertheless, the
 daemon has spoken too early, and that comes out here.
 Rule 3: nothing is judged by what the daemon has in memory, but for `standstill`, when all is quiet.
+Rule 4: who holds what, of those that the daemon can know of, stands in its books. When the journal was
+lost, cut, or out of date at a death, all of it is struck out (`journal_lost`), and what is left to
+promise is this:
+- nobody is granted what those in the books have, and who comes back comes into them, or is told
+  GrantLost; it is one or the other once all is quiet. Until then somebody else may be inside with it.
+- a journal that is gone altogether gives holders a moment: if the limits have not changed meanwhile,
+  none who comes within it is told GrantLost.
+- who waited stands in line in the order of coming back; the spent levels are those of the state.
+- limits, fencing tokens, and all that is granted from then on: as ever.
+A limit that is inactive when its holder comes back does not count that holder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from atmost.wire import Acquire, Granted
 from atmostd.limit import PASSES_MAX, TIMER_LATE_NS_MAX, Limit
 from atmostd.ticket import Ticket
-from tests.sim.world import SECOND, Process, World
+from tests.sim.books import Books, Client, Inside, Key, counts
+from tests.sim.rates import Rates
+from tests.sim.settings import Declared, Settings
+from tests.sim.world import SECOND, World
 
 PASSES_ALLOWED = PASSES_MAX + 4
-Key = tuple[bytes, int]  # session and request
-Declared = tuple[int, float, bool]  # limit, decay, active
-
-
-class Client(Protocol):
-    """Whom the oracle asks what it believes."""
-
-    process: Process
-
-    @property
-    def session(self) -> bytes: ...
-
-    def wants(self, request: int) -> bool:
-        """Whether it waits for this."""
-
-    def wanted(self) -> list[int]:
-        """All that it waits for."""
-
-
-@dataclass(eq=False)
-class Inside:
-    """A client is inside a grant."""
-
-    client: Client
-    request: int
-    token: int
-    slots: dict[str, int]  # where it occupies something
+WINDOW = SECOND * 9 // 10  # for holders to come first, counted from when the daemon listens
 
 
 @dataclass(eq=False)
@@ -61,21 +47,6 @@ class Waiting:
     passed: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class Bucket:
-    """What is spent of one limit, in whole slots and their fractions."""
-
-    rate: Fraction
-    level: Fraction = Fraction(0)
-    at: int = 0
-    late: Fraction = Fraction(0)  # what the timer's precision makes, at the greatest rate so far
-
-    def settle(self, now: int) -> None:
-        self.late = max(self.late, self.rate * Fraction(TIMER_LATE_NS_MAX, SECOND))
-        self.level = max(Fraction(0), self.level - self.rate * Fraction(now - self.at, SECOND))
-        self.at = now
-
-
 class Oracle:
     def __init__(self, world: World) -> None:
         self.world = world
@@ -84,17 +55,19 @@ class Oracle:
         self.inside: dict[tuple[Client, int], Inside] = {}
         self.entries = 0
         self.decisions = 0
-        self.possible: dict[str, list[Declared | None]] = {}  # what each limit may be by now
+        self.losses = 0  # of the journal
+        self.holders_come_first = False  # nobody edits a limit in this world
+        self.settings = Settings(world)
         self._undo: list[Callable[[], object]] = []  # how to take back what the journal has not got
         self._arrivals = 0
         self._waiting: dict[Key, Waiting] = {}  # in the order of arrival
-        self._limits_at: dict[
-            int, dict[str, int]
-        ] = {}  # by token: as they were when it was granted
-        self._cut: dict[str, int] = {}  # tokens from this one on are of the limit made again
+        self._written: set[int] = set()  # tokens that were given
         self._last_token: dict[str, int] = {}
         self._owner: dict[int, Key] = {}  # by token
-        self._spent: dict[str, Bucket] = {}
+        self._window_ends = 0
+        self._came: set[Key] = set()  # said within the window that they hold something
+        self.books = Books(world, self._undo.append)
+        self.rates = Rates(world, self._undo.append)
 
     def fail(self, text: str) -> NoReturn:
         self.world.fail(text)
@@ -140,14 +113,15 @@ class Oracle:
         self.world.note(f"daemon grants {self._name(key)} token {token} {sorted(limits)}")
         waiting = self._waiting.get(key)
         self.ended(key)
-        self._limits_at[token] = {name: limits[name].limit for name in guarded}
-        self._undo.append(lambda: self._limits_at.pop(token, None))
+        gone = self.books.decided(key, token, ticket)
+        self._written.add(token)
+        self._undo.append(lambda: self._written.discard(token))
         self._check_token(token, limits)
         if waiting is not None:
             self._check_order(waiting, guarded)
         for part in ticket.parts:
-            if part.spend and part.limit.active:
-                self._spend(part.limit, part.spend)
+            if part.spend and part.limit.active and part.limit.name not in gone:
+                self.rates.spend(part.limit, part.spend)
 
     def _check_token(self, token: int, names: dict[str, Limit]) -> None:
         for name in names:
@@ -192,43 +166,37 @@ class Oracle:
         client = self.clients.get(key[0])
         return f"{client.process.name if client else '?'}#{key[1]}"
 
-    # Rates
-
-    def _spend(self, limit: Limit, slots: int) -> None:
-        bucket = self._bucket(limit)
-        before = bucket.level, bucket.at
-        bucket.settle(self.world.now)
-        bucket.level += slots
-        # What comes late is counted from what was due, within the timer's precision.
-        if bucket.level > limit.limit + bucket.late:
-            self.fail(f"{float(bucket.level):.3f} of {limit.limit} spent at {limit.name}")
-        self._undo.append(lambda: self._unspend(bucket, *before))
-
-    def _bucket(self, limit: Limit) -> Bucket:
-        rate = Fraction(repr(limit.level.rate))
-        return self._spent.setdefault(limit.name, Bucket(rate, at=self.world.now))
-
-    def _unspend(self, bucket: Bucket, level: Fraction, at: int) -> None:
-        bucket.level, bucket.at = level, at
-
-    def edited(self, limit: Limit) -> None:
-        """A change is in force."""
-        bucket = self._bucket(limit)
-        self._undo.append(partial(self._unedit, bucket, bucket.rate, bucket.level, bucket.at))
-        bucket.settle(self.world.now)
-        bucket.rate = Fraction(repr(limit.level.rate))
-        if not bucket.rate:
-            bucket.level = Fraction(0)
-
-    def _unedit(self, bucket: Bucket, rate: Fraction, level: Fraction, at: int) -> None:
-        bucket.rate, bucket.level, bucket.at = rate, level, at
-
-    def deleted(self, name: str, next_token: int) -> None:
+    def deleted(self, name: str) -> None:
         """What is made again under this name starts clean."""
-        self._cut[name] = next_token
-        self._spent.pop(name, None)
+        self.books.deleted(name)
+        self.rates.deleted(name)
         for waiting in self._waiting.values():
             waiting.passed.pop(name, None)
+
+    # Holders that the daemon may not know of
+
+    def came_back(self, key: Key) -> None:
+        """A holder of whom nothing is known says what it has."""
+        if self.world.now < self._window_ends:
+            self._came.add(key)
+
+    def readmitted(self, key: Key, ticket: Ticket) -> None:
+        """It counts again."""
+        self.books.put_back(key, ticket)
+        inside = self._inside_of(key)
+        if inside is not None:
+            self._check_room(inside)
+
+    def journal_lost(self) -> None:
+        """The daemon is dead, and what its journal had is lost, or some of it."""
+        self.losses += 1
+        self.books.burn()
+        self._waiting.clear()
+        self.rates.forget()
+
+    def _inside_of(self, key: Key) -> Inside | None:
+        client = self.clients.get(key[0])
+        return None if client is None else self.inside.get((client, key[1]))
 
     # What the clients believe
 
@@ -240,30 +208,33 @@ class Oracle:
         key = client.session, request
         if self._owner.setdefault(token, key) != key:
             self.fail(f"token {token} was given twice")
-        if token not in self._limits_at:
+        if token not in self._written:
             self.fail(f"{client.process.name} has token {token}, of which nothing was written")
         if hold:
             slots = {name: n for name, n in hold.items() if name not in granted.unguarded}
-            self.inside[client, request] = Inside(client, request, token, slots)
-            self._check_room(token, slots)
+            inside = self.inside[client, request] = Inside(client, request, token, slots)
+            self._check_room(inside)
 
-    def _check_room(self, token: int, slots: dict[str, int]) -> None:
+    def _check_room(self, entered: Inside) -> None:
         """G1. A grant that was decided later, but told earlier, is judged again with this one."""
-        for name in slots:
-            cut = self._cut.get(name, 0)
+        new = self.books.of(entered)
+        if new is None:
+            if not self.losses:
+                self.fail(f"{entered} is in no book")
+            return
+        for name in counts(entered, new):
             holders = [
-                (held.token, held.slots[name])
+                (book.order, count, book.limits.get(name))
                 for held in self.inside.values()
-                if name in held.slots
+                if (count := self.books.slots_then(held, name, new.order))
                 and held.client.process.alive
-                and (held.token < cut) == (token < cut)
+                and (book := self.books.of(held))
             ]
             holders.sort()
             total = 0
-            for each, count in holders:
+            for order, count, limit in holders:
                 total += count
-                limit = self._limits_at[each].get(name)
-                if each >= token and limit is not None and total > limit:
+                if order >= new.order and limit is not None and total > limit:
                     self.fail(f"{total} of {limit} slots of {name} are in use: {holders}")
 
     def left(self, client: Client, request: int) -> None:
@@ -271,9 +242,13 @@ class Oracle:
         self.inside.pop((client, request), None)
 
     def told_lost(self, client: Client, request: int) -> None:
-        self.fail(
-            f"{client.process.name} was told that #{request} is lost, and the journal was not"
-        )
+        """A client is told that it is not inside any more."""
+        self.world.note(f"{client.process.name} is told that #{request} is lost")
+        inside = self.inside.pop((client, request), None)
+        if not self.losses or (inside is not None and self.books.of(inside) is not None):
+            self.fail(f"{client.process.name} is told that #{request} is lost, and it was not")
+        if self.holders_come_first and (client.session, request) in self._came:
+            self.fail(f"{client.process.name} came in time, and #{request} was given to others")
 
     def died(self, client: Client) -> None:
         for key in [key for key in self.inside if key[0] is client]:
@@ -281,40 +256,33 @@ class Oracle:
 
     # Settings
 
-    def change_asked(self, name: str, declared: Declared | None) -> None:
-        self.possible.setdefault(name, [None]).append(declared)
-
-    def change_done(self, name: str, declared: Declared | None) -> None:
-        self.possible[name] = [declared]
-
-    def change_refused(self, name: str) -> None:
-        self.possible[name].pop()
-
-    def recovered(self) -> None:
+    def recovered(self, journal_is_gone: bool) -> None:
         """The daemon listens: what was acknowledged is in force (G4)."""
-        daemon = self.world.host.life.daemon
-        assert daemon is not None
+        self._came.clear()
+        self._window_ends = self.world.now + WINDOW if journal_is_gone else 0
+        if self.losses:
+            self.books.look()
         self.check_settings()
 
     def check_settings(self) -> None:
         daemon = self.world.host.life.daemon
         assert daemon is not None
-        actors = daemon.registry.actors
-        for name, possible in self.possible.items():
-            actor = actors.get(name)
+        for name in self.settings.names():
+            actor = daemon.registry.actors.get(name)
             found: Declared | None = None
             if actor is not None and not actor.implicit:
                 limit = actor.limit
                 found = limit.limit, limit.slot_decay_per_second, limit.active
-            if found not in possible:
-                self.fail(f"limit {name} is {found}, and may be {possible}")
+            self.settings.found(name, found)
 
     def power_lost(self) -> None:
         """No process lives; of levels only what was saved is left."""
         self._undo.clear()
         self._waiting.clear()
         self.inside.clear()
-        self._spent.clear()
+        self.books.burn()
+        self.rates.forget()
+        self.settings.nobody_asks()
 
     def _check_nobody_fits(self, limit: Limit) -> None:
         """Who is the first in all of its lines waits only for what is not free."""
@@ -339,11 +307,11 @@ class Oracle:
         if daemon is None:
             self.fail("no daemon serves, though nothing happens any more")
         self.check_settings()
+        for held in self.inside.values():
+            if self.books.of(held) is None and held.client.comes_back():
+                self.fail(f"{held} is neither kept nor lost")
         for name, actor in daemon.registry.actors.items():
-            cut = self._cut.get(name, 0)
-            believed = sum(
-                held.slots.get(name, 0) for held in self.inside.values() if held.token >= cut
-            )
+            believed = sum(self.books.slots(held, name) for held in self.inside.values())
             if actor.limit.held != believed:
                 self.fail(f"{name}: {actor.limit.held} held, and clients believe {believed}")
             self._check_nobody_fits(actor.limit)

@@ -26,10 +26,8 @@ from atmostd.session import Session, Sessions
 from atmostd.snapshot import State as Saved
 from atmostd.ticket import Effect, State, Ticket
 from atmostd.turn import Turn
+from tests.sim.planted_faults import FAULTS, Patch, Planted
 from tests.sim.world import World
-
-Patch = tuple[Any, str, Any]
-Planted = Callable[[World], Iterator[Patch]]
 
 
 def _handler(message: type, handler: Callable[[Session, Any], None]) -> Patch:
@@ -127,8 +125,8 @@ def grant_to_a_dead_waiter(world: World) -> Iterator[Patch]:
 def token_reset(world: World) -> Iterator[Patch]:
     """A restart begins again with the first token."""
 
-    def restore(self: Configuration, state: Saved | None, lost: bool) -> None:
-        original(self, state, lost)
+    def restore(self: Configuration, state: Saved | None) -> None:
+        original(self, state)
         self._registry.next_token = 1
 
     original = Configuration.restore
@@ -292,5 +290,6 @@ ALL: dict[str, Planted] = {
         passing_without_bound,
         nobody_goes_after_a_time_out,
         idle_clients_forgotten_by_a_checkpoint,
+        *FAULTS,
     )
 }

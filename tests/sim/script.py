@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from atmost import wire
 from atmost.asked import Asked
-from atmost.errors import AtmostError
-from atmost.exchange import Answer
+from atmostd.bounds import Bounds
 from tests.sim.client import SimClient
+from tests.sim.editors import Editors
 from tests.sim.host import Host
-from tests.sim.oracle import Declared, Oracle
+from tests.sim.oracle import Oracle
+from tests.sim.rude import Rude
 from tests.sim.world import MILLISECOND, SECOND, Process, World
 
 CALM = 8 * SECOND  # longer than any pause between two tries to connect
@@ -60,16 +60,14 @@ class Script:
         self.oracle = Oracle(world)
         self.host = Host(world)
         self.clients: list[AnyClient] = []
-        self.admin: SimClient | None = None
+        self.editors = Editors(world, self.host, self.oracle)
+        self.rude: list[Rude] = []
         self.happening = True
         self._children: list[Callable[[], None]] = []
         self._named = 0
         self._owners: dict[object, Any] = {}
-        self._changing = False
-        self._exists: set[str] = (
-            set()
-        )  # a create was refused: a request has made it, or the first try
         self._weather()
+        self._climate()
 
     def _weather(self) -> None:
         """What this world is like."""
@@ -97,6 +95,38 @@ class Script:
             self.pace = 15 * MILLISECOND
             self.edits_every = 0  # a limit that is turned off lets the whole crowd through
 
+    def _climate(self) -> None:
+        """Some worlds have what most have not. It is drawn aside, so that most are as they would be
+        without."""
+        climate = self.world.climate
+        self.trouble_every = self.rude_pace = 0
+        kind = climate.choice(("", "", "", "rude", "damage", "trouble", "editors"))
+        if kind == "rude":
+            self.rude_pace = climate.choice((10, 30)) * MILLISECOND
+            self.world.kernel_bytes = 2000
+            self.host.bounds = Bounds(
+                requests_in_flight=8,
+                connections_per_uid=24,
+                waiters_per_connection=20,
+                implicit_limits_per_uid=4,
+                output_bytes=6_000,
+            )
+        elif kind == "damage":
+            self.host.damager.probability = 0.4
+            self.power = False  # two losses at once
+            self.kills_every = self.kills_every or SECOND // 2
+            if climate.random() < 0.5:
+                self.edits_every = 0
+                self.oracle.holders_come_first = True
+            self.host.on_closed = self.editors.operate
+        elif kind == "trouble":
+            self.trouble_every = climate.choice((SECOND // 5, SECOND))
+            self.kills_every = self.kills_every or SECOND // 2
+        elif kind == "editors" and not self.crowd:
+            self.editors.count = climate.choice((2, 3))
+            self.edits_every = climate.choice((SECOND // 20, SECOND // 5))
+        self.editors.names, self.editors.crowd = self.names, self.crowd
+
     # The acts
 
     def play(self) -> None:
@@ -110,25 +140,34 @@ class Script:
         dies_at_write, disk_fails = self.host.dies_at_write, self.host.disk_fails
         self.host.dies_at_write = self.host.disk_fails = 0.0
         self.host.start()
-        self.admin = SimClient(self.host.new_process("admin"))
+        self.editors.begin()
         self.run(SECOND // 4)
-        self._declare_all()
+        self.editors.declare_all()
+        self.run(SECOND // 4)
+        self.editors.check_declared()
         self.host.dies_at_write, self.host.disk_fails = dies_at_write, disk_fails
         for _ in range(self.most_clients):
             self._new_client()
-        self._later(self.kills_every, self._kill_daemon)
-        self._later(self.edits_every, self._edit)
+        self._befall()
+        self._later(self.edits_every, self.editors.edit)
         if self.power:
             self.world.at(self.world.now + self.chance.randrange(self.span), self._lose_power)
         self.run(self.span // 2)
         self.calm()
         self.happening = True
-        self._later(self.kills_every, self._kill_daemon)
+        self._befall()
         for client in self.clients:
             self._acts(client)
         self.run(self.span // 2)
         self.calm()
         self.finish()
+
+    def _befall(self) -> None:
+        self._later(self.kills_every, self._kill_daemon)
+        self._later(self.trouble_every, self._trouble_disk)
+        if self.rude_pace:
+            self._be_rude()
+            self._later(SECOND // 2, self._be_rude)
 
     def run(self, span: int) -> None:
         self.world.run_until(self.world.now + span)
@@ -140,6 +179,9 @@ class Script:
         self.happening = False
         dies_at_write, disk_fails = self.host.dies_at_write, self.host.disk_fails
         self.host.dies_at_write = self.host.disk_fails = 0.0
+        self.host.runtime_disk.heal()
+        for rude in self.rude:
+            rude.process.kill()
         for process in (self.host.process, *(client.process for client in self.clients)):
             process.go_on()
         self.run(CALM)
@@ -184,7 +226,8 @@ class Script:
 
     def _new_client(self) -> None:
         self._named += 1
-        process = self.host.new_process(f"c{self._named}", self.reuse)
+        uid = 1000 + self._named % 2
+        process = self.host.new_process(f"c{self._named}", self.reuse, uid)
         client = self._client(process)
         self.clients.append(client)
         self._acts(client)
@@ -282,76 +325,19 @@ class Script:
             return
         self.host.lose_power()
         self.clients.clear()
-        self._changing = False
-        self.admin = SimClient(self.host.new_process("admin"))
+        self.editors.begin()
         for _ in range(self.most_clients):
             self._new_client()
 
-    # Settings
-
-    def _declaration(self) -> Declared:
-        chance = self.chance
-        if self.crowd:
-            return 2, 2.0, True
-        return chance.choice((1, 1, 2, 2, 3)), chance.choice((0.5, 2.0, 10.0, 30.0)), True
-
-    def _declare_all(self) -> None:
-        """Without limits that are enforced, nothing would be shown."""
-        for name in self.names:
-            self._change(name, self._declaration(), create=True)
-        self.run(SECOND // 4)
-        if any(len(self.oracle.possible[name]) > 1 for name in self.names):
-            self.oracle.fail("the limits could not be made")
-
-    def _edit(self) -> None:
-        if self._changing:
-            return
-        name = self.chance.choice(self.names)
-        now = self.oracle.possible.get(name, [None])[-1]
-        draw = self.chance.random()
-        if now is None:
-            self._change(name, self._declaration(), create=name not in self._exists)
-        elif draw < 0.2:
-            self._change(name, None)
-        elif draw < 0.4:
-            self._change(name, (now[0], now[1], not now[2]))
+    def _trouble_disk(self) -> None:
+        if self.world.maybe(0.5):
+            self.host.runtime_disk.fill(self.world.span(10 * MILLISECOND, 3 * SECOND))
         else:
-            self._change(name, (*self._declaration()[:2], now[2]))
+            self.host.runtime_disk.refuse_once()
 
-    def _change(self, name: str, declared: Declared | None, create: bool = False) -> None:
-        admin = self.admin
-        assert admin is not None
-        self._changing = True
-        self._exists.discard(name)
-        self.world.note(f"{name} shall be {declared}")
-        self.oracle.change_asked(name, declared)
-        connection = admin.connections
-
-        def done(answer: Answer) -> None:
-            self._changing = False
-            if not isinstance(answer, AtmostError):
-                self.world.note(f"{name} is {declared}")
-                self.oracle.change_done(name, declared)
-            else:
-                self.world.note(f"{name} stays as it was: {answer.code}")
-                repeated = admin.connections > connection
-                self._refused(name, declared, answer, repeated)
-
-        if declared is None:
-            admin.ask(wire.DeleteLimit, name, done=done)
-        else:
-            kind = wire.CreateLimit if create else wire.UpdateLimit
-            admin.ask(kind, name, *declared, done=done)
-
-    def _refused(
-        self, name: str, declared: Declared | None, answer: AtmostError, repeated: bool
-    ) -> None:
-        """If it was asked a second time, the first may have been done."""
-        never_made = answer.code == "limit_not_found" and None in self.oracle.possible[name]
-        if answer.code in ("limit_exists", "state_not_saved") or never_made:
-            if answer.code == "limit_exists":
-                self._exists.add(name)
-            if not repeated:
-                self.oracle.change_refused(name)
-        else:
-            self.oracle.fail(f"the change of {name} to {declared} is answered with {answer.code}")
+    def _be_rude(self) -> None:
+        """The one before dies with all that it has."""
+        for before in self.rude:
+            before.process.kill()
+        self.rude = [Rude(self.world, self.host, self.names)]
+        self.rude[0].live(self.rude_pace)

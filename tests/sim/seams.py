@@ -18,13 +18,15 @@ from typing import Any
 import atmost.asyncio
 from atmost import asyncio_connection, exchange, reconnecting
 from atmostd import __main__ as daemon_main
-from atmostd import clock, config, configuration, connection, recovery
+from atmostd import clock, closed, config, configuration, connection, journal, recovery, store
 from atmostd.records import AnyRecord
 from atmostd.registry import Registry
 from atmostd.session import Sessions
-from tests.sim.host import Admins, SpyRegistry, Timer
+from tests.sim.host import Admins, SimClosed, SimDaemon, Timer, credentials
 from tests.sim.network import Socket
-from tests.sim.planted import ALL, Patch
+from tests.sim.planted import ALL
+from tests.sim.planted_faults import Patch
+from tests.sim.spy import SpyRegistry
 from tests.sim.world import SECOND, World
 
 JOURNAL_BYTES_MAX = 3000  # so that it is replaced again and again
@@ -62,8 +64,16 @@ def _seams(world: World) -> Iterator[Patch]:
     yield daemon_main, "boot_time", lambda: world.now
     yield daemon_main, "Processes", lambda: world.host
     yield daemon_main, "Admins", Admins
-    yield connection, "credentials", lambda _: (0, 0, 0)
+    for module in (connection, closed):
+        yield module, "credentials", credentials
     yield daemon_main, "serve", world.host.serve
+    yield daemon_main, "Daemon", SimDaemon
+    yield daemon_main, "Closed", SimClosed
+    yield closed, "serve", world.host.serve
+    yield closed, "Admins", Admins
+    yield closed, "boot_time", lambda: world.now
+    yield closed, "os", Shim(os, getpid=lambda: PID)
+    yield journal, "os", Shim(os, write=world.host.runtime_disk.write)
     yield daemon_main, "_boot_id", lambda: world.host.boot_id
     yield daemon_main, "Registry", type("Spy", (SpyRegistry,), {"world": world})
     yield daemon_main, "os", Shim(os, _exit=world.host.crash)
@@ -71,6 +81,7 @@ def _seams(world: World) -> Iterator[Patch]:
     yield clock, "_Timer", Timer
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
     yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
+    yield store, "wall_microseconds", lambda: world.wall // 1000
     yield (
         connection,
         "os",

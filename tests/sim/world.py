@@ -33,10 +33,11 @@ class Violation(AssertionError):
 class Process:
     """A process of the simulated host."""
 
-    def __init__(self, world: World, name: str, pid: int) -> None:
+    def __init__(self, world: World, name: str, pid: int, uid: int = 0) -> None:
         self.world = world
         self.name = name
         self.pid = pid
+        self.uid = uid
         self.started = world.now // (10 * MILLISECOND)  # as /proc counts it
         self.inode = world.new_inode()
         self.alive = True
@@ -90,8 +91,10 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
+        self.climate = random.Random(f"climate {seed}")  # what kind of world; says nothing later
         self.now = 1000 * SECOND  # CLOCK_BOOTTIME and CLOCK_MONOTONIC
         self.wall_ahead = 1_700_000_000 * SECOND  # of the wall clock; can jump
+        self.kernel_bytes = 200_000  # that a socket takes before its sender has to keep them
         self.one_inode = False  # a kernel before 6.9: all pidfds have the same inode
         self._inode = 4000
         self._pid = 100
