@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,3 +398,24 @@ def test_socket_and_admins_of_groups() -> None:
     finally:
         running.stop()
         shutil.rmtree(folder)
+
+
+def test_a_template_by_hand_outlives_a_state_that_is_damaged(
+    daemon: Configured, tmp_path: Path
+) -> None:
+    """The journal of this run of the host has all that was declared: no gate opens."""
+    wanted = tmp_path / "wanted.toml"
+    wanted.write_text(USERS)
+    code = "import sys; from atmost.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["--socket", str(daemon.socket), "apply", "-f", str(wanted)]
+    subprocess.run([sys.executable, "-c", code, *words], check=True)
+    with daemon.client() as client:
+        client.update_limit("api", limit=3)
+    daemon.stop(signal.SIGKILL)
+    (daemon.state_dir / "state").write_bytes(b"damaged")
+    daemon.start()
+    assert daemon.told()["api"] == (3, True, "file", "limit 10, 100/min, active")
+    with daemon.client() as client:
+        client.acquire("user-1", 2)
+        with pytest.raises(errors.AcquireTimeout):
+            client.acquire("user-1", timeout_seconds=0)
