@@ -39,6 +39,9 @@ class FakePeer(Peer):
         self.started = STARTED
         self.inode = pid
 
+    def is_ending(self) -> bool:
+        return False
+
 
 class FakeProcesses(Processes):
     """Those that live, and whoever watches them."""
@@ -74,6 +77,8 @@ class FakeLine:
 
     def cut(self) -> None:
         self.is_cut = True
+
+    def stop_watching(self, request: int) -> None: ...
 
 
 class Facts(NamedTuple):

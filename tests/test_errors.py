@@ -18,6 +18,7 @@ from atmost.errors import (
     AtmostError,
     DaemonUnavailable,
     GrantLost,
+    GrantNotFound,
     InvalidValue,
     LimitDeleted,
     LimitExists,
@@ -54,6 +55,7 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
         GrantLost(["my db", "b"], "its record was lost"),
         ["'my db', 'b'", "its record was lost", "fencing tokens"],
     ),
+    (GrantNotFound(4711), ["4711", "atmost ps"]),
     (NeverFits("my db", 5, 3), ["5 slots", "'my db'", "3", "atmost update 'my db' --limit 5"]),
     (SlotDecayRequired("my db"), ["'my db'", "atmost update 'my db' --rate"]),
     (

@@ -26,9 +26,12 @@ DAEMON_ORDER = [
     "peer",
     "decoding",
     "configuration",
+    "explaining",
+    "reporting",
     "listing",
     "registry",
     "implicit",
+    "events",
     "actor",
     "refusals",
     "turn",
@@ -42,6 +45,7 @@ DAEMON_ORDER = [
     "ticket",
     "line",
     "level",
+    "statistics",
     "files",
     "config",
 ]
@@ -56,6 +60,7 @@ CLIENT_ORDER = [
     "sync_socket",
     "exchange",
     "reconnecting",
+    "watching",
     "asked",
     "wire",
     "paths",
@@ -64,7 +69,7 @@ CLIENT_ORDER = [
     "__init__",
 ]
 SHARED = {"wire", "errors", "values", "paths"}  # what the daemon may use of the client
-PURE = {"limit", "line", "level", "ticket"}
+PURE = {"limit", "line", "level", "ticket", "statistics"}
 PURE_MAY_IMPORT = {
     *(
         "__future__",
@@ -76,7 +81,14 @@ PURE_MAY_IMPORT = {
         "heapq",
         "msgspec",
     ),
-    *("operator", "typing", "atmostd.level", "atmostd.line", "atmostd.ticket"),
+    *(
+        "operator",
+        "typing",
+        "atmostd.level",
+        "atmostd.line",
+        "atmostd.statistics",
+        "atmostd.ticket",
+    ),
 }
 
 

@@ -27,6 +27,11 @@ NAMES |= {types.BytesType: "bytes", types.BoolType: "bool", types.AnyType: "any"
 RECORDS: dict[type[Any], str] = {
     wire.LimitRecord: "limit record",
     wire.TicketRecord: "ticket record",
+    wire.Event: "event",
+    wire.Lack: "lack",
+    wire.Explanation: "explanation",
+    wire.LimitStatistics: "limit statistics",
+    wire.DaemonStatistics: "daemon statistics",
 }
 
 

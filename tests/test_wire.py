@@ -32,28 +32,56 @@ CLIENT_KINDS: tuple[type[wire.Message], ...] = get_args(wire.ClientMessage)
 DAEMON_KINDS: tuple[type[wire.Message], ...] = get_args(wire.DaemonMessage)
 KINDS = {kind.__struct_config__.tag: kind for kind in (*CLIENT_KINDS, *DAEMON_KINDS)}
 ABOUT = {"from", "what", "type"}  # in a line of the index; the rest are the message's fields
-RECORDS = {"limit": LimitRecord, "limits": LimitRecord, "tickets": TicketRecord}
+RECORDS: dict[tuple[type[wire.Message], str], type[wire.Message]] = {
+    (wire.Limit, "limit"): LimitRecord,
+    (wire.Limits, "limits"): LimitRecord,
+    (wire.Tickets, "tickets"): TicketRecord,
+    (wire.Events, "events"): wire.Event,
+    (wire.Explanations, "waiting"): wire.Explanation,
+    (wire.Explanations, "held"): TicketRecord,
+    (wire.Explanations, "limits"): LimitRecord,
+    (wire.Explanation, "lacks"): wire.Lack,
+    (wire.Lack, "longest"): TicketRecord,
+    (wire.Statistics, "limits"): wire.LimitStatistics,
+    (wire.Statistics, "daemon"): wire.DaemonStatistics,
+}
 
 
 def message_of(line: dict[str, Any]) -> wire.Message:
     """The message that a line of the index describes."""
-    kind = KINDS[line["type"]]
-    return kind(**{name: _value(name, line[name]) for name in line if name not in ABOUT})
+    return _made(KINDS[line["type"]], line)
+
+
+def _made(kind: type[wire.Message], line: dict[str, Any]) -> wire.Message:
+    return kind(**{name: _value(kind, name, line[name]) for name in line if name not in ABOUT})
 
 
 def is_full(line: dict[str, Any]) -> bool:
-    """Whether it has every field of today; an older frame lacks the latest."""
-    return set(line) - ABOUT == set(KINDS[line["type"]].__struct_fields__)
+    """Whether it has every field of today, and its records do; an older frame lacks the latest."""
+    return _is_full(KINDS[line["type"]], {key: line[key] for key in set(line) - ABOUT})
 
 
-def _value(name: str, value: Any) -> Any:
+def _is_full(kind: type[wire.Message], fields: dict[str, Any]) -> bool:
+    if set(fields) != set(kind.__struct_fields__):
+        return False
+    for name, value in fields.items():
+        record = RECORDS.get((kind, name))
+        if record is not None:
+            records = value if isinstance(value, list) else [value]
+            if not all(_is_full(record, one) for one in records):
+                return False
+    return True
+
+
+def _value(kind: type[wire.Message], name: str, value: Any) -> Any:
+    record = RECORDS.get((kind, name))
     match value:
         case {"hex": digits}:
             return bytes.fromhex(digits)
-        case [{}, *_] if name in RECORDS:
-            return [RECORDS[name](**record) for record in value]
-        case {} if name in RECORDS:
-            return RECORDS[name](**value)
+        case [*records] if record is not None:
+            return [_made(record, one) for one in records]
+        case {} if record is not None:
+            return _made(record, value)
         case _:
             return value
 
@@ -117,7 +145,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if isinstance(value, msgspec.Struct):
-        return list(msgspec.structs.astuple(value))
+        return [_plain(one) for one in msgspec.structs.astuple(value)]
     return value
 
 

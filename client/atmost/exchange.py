@@ -40,6 +40,9 @@ Answer = (
     | wire.DaemonStatus
     | wire.Done
     | wire.Loss
+    | wire.Events
+    | wire.Explanations
+    | wire.Statistics
     | AtmostError
 )
 
@@ -169,6 +172,9 @@ class Exchange:
                 answers.append((message.request, message))
             elif isinstance(message, wire.Welcome):
                 self._welcome(message)
+            elif isinstance(message, wire.Events):
+                if message.request in self._questions:  # else nobody watches any more
+                    answers.append((message.request, message))
             elif not isinstance(message, wire.Failed):
                 self._questions.pop(message.request, None)
                 if message.request == self._resume:
@@ -213,6 +219,10 @@ class Exchange:
         if repeated:
             if isinstance(question, wire.DeleteLimit) and isinstance(failure, errors.LimitNotFound):
                 return wire.Done(number)  # by the first one
+            if isinstance(question, wire.ReleaseGrant) and isinstance(
+                failure, errors.GrantNotFound
+            ):
+                return wire.Done(number)
             if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
                 failure.__cause__ = AskedTwice("the connection was lost before the answer came")
         return failure

@@ -20,14 +20,17 @@ from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.errors import GrantLost, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
-from atmost.sync_connection import Connection
+from atmost.sync_connection import Connection, Stream
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
+from atmost.watching import Event
 
 __all__ = [
     "Client",
     "Concurrency",
+    "Event",
     "Grant",
     "Limit",
+    "Watch",
     "acquire",
     "concurrency",
     "create_limit",
@@ -175,6 +178,65 @@ class Concurrency:
                 grants.remove(grant)
             if not grants:
                 self._entered.pop(caller, None)
+
+
+class Watch:
+    """What `Client.watch` returns: an iterator of events, and a context manager. Watching begins
+    with the block, or with the first event that is asked for, and ends with `close` or the block.
+
+    missed: how many events were left out so far, for they were taken too slowly.
+    """
+
+    __slots__ = ("_client", "_closed", "_connection", "_events", "_name", "_stream", "missed")
+
+    def __init__(self, client: Client, name: str | None) -> None:
+        self.missed = 0
+        self._client = client
+        self._name = name
+        self._closed = False
+        self._connection: Connection | None = None
+        self._stream: Stream | None = None
+        self._events: list[Event] = []  # that have come, the next one last
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __next__(self) -> Event:
+        while not self._events and not self._closed:
+            self._begin()
+            assert self._connection is not None
+            assert self._stream is not None
+            self._events = self._connection.next_events(self._stream)
+            self._events.reverse()
+        if self._closed:
+            raise StopIteration
+        event = self._events.pop()
+        self.missed += event.missed
+        return event
+
+    def close(self) -> None:
+        """Watch no longer. Twice is harmless."""
+        self._closed = True
+        if self._connection is not None and self._stream is not None:
+            self._connection.stop_watching(self._stream)
+            self._connection = None
+
+    def __enter__(self) -> Watch:
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        if self._stream is None and not self._closed:
+            self._connection = self._client._usable()
+            self._stream = self._connection.watch(self._name)
 
 
 class Client:
@@ -332,6 +394,57 @@ class Client:
         assert isinstance(answer, wire.DaemonStatus)
         return answer
 
+    def watch(self, name: str | None = None) -> Watch:
+        """What happens from now on, at one limit or at all: an iterator of Event.
+
+        Raises DaemonUnavailable, also from the iterator if the daemon went away and did not come back
+        within reconnect_seconds; TooMany.
+        """
+        return Watch(self, None if name is None else check_name(name))
+
+    def explain(self, name: str | None = None, *, pid: int | None = None) -> wire.Explanations:
+        """Why requests wait: those at one limit, or those of one process.
+
+        Raises LimitNotFound, DaemonUnavailable.
+        """
+        if name is not None:
+            check_name(name)
+        answer = self._ask(wire.Explain, name, pid)
+        assert isinstance(answer, wire.Explanations)
+        return answer
+
+    def list_statistics(self) -> wire.Statistics:
+        """What happened at each limit since the daemon started, and at the daemon itself.
+
+        Raises DaemonUnavailable.
+        """
+        found: list[wire.LimitStatistics] = []
+        first: wire.Statistics | None = None
+        more = True
+        while more:
+            page = self._ask(wire.ListStatistics, found[-1].name if found else "")
+            assert isinstance(page, wire.Statistics)
+            first = first or page
+            found += page.limits
+            more = page.more
+        assert first is not None
+        return wire.Statistics(first.request, found, False, first.bucket_seconds, first.daemon)
+
+    def release_grant(self, token: int) -> None:
+        """Take back the slots of the grant with this token, whosever it is; its holder is told
+        GrantLost. For an administrator.
+
+        Raises GrantNotFound, PermissionDenied, DaemonUnavailable.
+        """
+        self._ask(wire.ReleaseGrant, token)
+
+    def reset_spent(self, name: str) -> Limit:
+        """Have nothing spent at this limit any more: who waits may go. For an administrator.
+
+        Raises LimitNotFound, PermissionDenied, DaemonUnavailable.
+        """
+        return self._limit(wire.ResetSpent, check_name(name))
+
     def close(self) -> None:
         """End the session: what it still holds is released, and who waits gets DaemonUnavailable. A
         later call begins a new one."""
@@ -363,10 +476,11 @@ class Client:
         return _granted(connection, asked, caller, block)
 
     def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
+        return self._usable().ask(kind, *fields)
+
+    def _usable(self) -> Connection:
         connection = self._connection
-        if connection is None or connection.lost:
-            connection = self._connect()
-        return connection.ask(kind, *fields)
+        return self._connect() if connection is None or connection.lost else connection
 
     def _limit(self, kind: type[wire.Message], *fields: Any) -> Limit:
         answer = self._ask(kind, *fields)

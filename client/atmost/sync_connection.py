@@ -40,6 +40,7 @@ from atmost.exchange import (
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
 from atmost.sync_socket import Socket
+from atmost.watching import Event, Frames
 
 _HELPER = 0  # the helper thread's place among the calls; requests are numbered from 1
 
@@ -53,6 +54,16 @@ class _Call:
         self.number = 0  # of the request; 0 until it has one
         self.answer: Answer | None = None
         self.wake: threading.Lock | None = None  # held while its thread sleeps
+
+
+class Stream(_Call):
+    """A watch: it is among the calls only while a thread waits for its next events."""
+
+    __slots__ = ("frames",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = Frames()
 
 
 class _OutOfPatience(Exception):
@@ -78,6 +89,7 @@ class Connection:
         self._lock = threading.Lock()
         self._exchange = exchange
         self._calls: dict[int, _Call] = {}  # by request
+        self._streams: dict[int, Stream] = {}  # the same
         self._reading = False  # a thread reads for all
         self.lost: AtmostError | None = None  # why this session is over
         self._at = at
@@ -118,6 +130,60 @@ class Connection:
         answer: Answer = self._call(ANSWER_SECONDS, self._exchange.ask, kind, *fields)
         return answer
 
+    def watch(self, name: str | None) -> Stream:
+        """Be told what happens, from now on."""
+        stream = Stream()
+        try:
+            with self._lock:
+                if self.lost:
+                    raise self.lost
+                number = stream.number = self._exchange.number()
+                frame = self._exchange.ask(number, wire.Watch, name)
+                self._streams[number] = stream
+                self._send(frame)
+                if not self._connected and self._away.hurry(time.monotonic()):
+                    self._poke()
+            self._wait_for_events(stream, ANSWER_SECONDS)
+        except BaseException:
+            self.stop_watching(stream)
+            raise
+        return stream
+
+    def next_events(self, stream: Stream) -> list[Event]:
+        """Wait for what happens next."""
+        self._wait_for_events(stream, None)
+        with self._lock:
+            events = stream.frames.take()
+            if not stream.frames and stream.frames.failure is None:
+                stream.answer = None
+        return events
+
+    def stop_watching(self, stream: Stream) -> None:
+        """Twice is harmless."""
+        with self._lock:
+            is_known = self._streams.pop(stream.number, None) is not None
+            self._calls.pop(stream.number, None)
+            if is_known and not self.lost:
+                self._send(self._exchange.release(stream.number))
+        self._hand_over()
+
+    def _wait_for_events(self, stream: Stream, patience: float | None) -> None:
+        if not stream.frames and stream.frames.failure is None:
+            try:
+                with self._lock:
+                    if stream.answer is None:
+                        self._calls[stream.number] = stream
+                self._wait(stream, None if patience is None else time.monotonic() + patience)
+            except _OutOfPatience:
+                assert patience is not None
+                raise unavailable(self._at, self._why_no_answer(patience)) from None
+            finally:
+                with self._lock:
+                    self._calls.pop(stream.number, None)
+                self._hand_over()
+        if not stream.frames and stream.frames.failure is not None:
+            raise stream.frames.failure
+
     def enter(self, caller: object, number: int) -> None:
         """The caller will be inside this grant's block until leave()."""
         self._exchange.enter(caller, number)
@@ -157,6 +223,8 @@ class Connection:
         """Close this process's copy of the socket; the parent's goes on."""
         self._lock = threading.Lock()
         self.lost = unavailable(self._at, "the session is that of the parent process")
+        for stream in self._streams.values():
+            stream.frames.failure = self.lost
         self._socket.close()
 
     # Sending
@@ -331,7 +399,9 @@ class Connection:
         try:
             for number, answer in self._exchange.receive(data):
                 call = self._calls.get(number)
-                if call is not None:
+                if self._streams and number in self._streams:
+                    self._stream(self._streams[number], answer)
+                elif call is not None:
                     self._answer(call, answer)
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
@@ -353,6 +423,15 @@ class Connection:
         if wake is not None:
             wake.release()
 
+    def _stream(self, stream: Stream, answer: Answer) -> None:
+        """More of what happens, or why there will be no more."""
+        if isinstance(answer, wire.Events):
+            stream.frames.put(answer)
+        elif isinstance(answer, AtmostError):
+            stream.frames.failure = answer
+            self._streams.pop(stream.number, None)
+        self._answer(stream, answer)
+
     def _lose(self, why: AtmostError) -> None:
         """The session is over: whoever waits is told, and nothing is held any more."""
         if not self.lost:
@@ -365,6 +444,8 @@ class Connection:
 
     def _fail_all(self) -> None:
         assert self.lost is not None
+        for stream in list(self._streams.values()):
+            self._stream(stream, self.lost)
         for call in self._calls.values():
             self._answer(call, self.lost)
         self._calls = {}
@@ -401,6 +482,9 @@ class Connection:
         if not self._away.gave_up(time.monotonic()):
             return
         why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
+        for stream in list(self._streams.values()):
+            self._send(self._exchange.release(stream.number))
+            self._stream(stream, why)
         for number, call in list(self._calls.items()):
             if number != _HELPER:
                 self._send(self._exchange.release(number))

@@ -19,7 +19,7 @@ from pathlib import Path
 import uvloop
 
 from atmost import paths
-from atmost.wire import DaemonStatus
+from atmost.wire import DaemonStatistics, DaemonStatus
 from atmostd import config, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
@@ -33,6 +33,7 @@ from atmostd.peer import Admins, Processes
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
+from atmostd.reporting import LoopDelay
 from atmostd.server import SocketError, SocketFile, serve
 from atmostd.session import Sessions
 from atmostd.snapshot import State
@@ -80,6 +81,7 @@ class Daemon:
             self.registry, store, self.turn, self.clock, self._boot_id
         )
         self._started_at = self.clock()
+        self._loop_delay = LoopDelay(self.clock)
 
     async def run(
         self,
@@ -93,6 +95,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
+        self.registry.starts += 1
         self.configuration.restore(saved, lost)
         if recorded is None and saved is not None and saved.boot_id == self._boot_id:
             _log.warning(
@@ -133,6 +136,7 @@ class Daemon:
         self.configuration.stop()
         await configuring
         await self._stop_in_order()
+        self._loop_delay.stop()
         self._alarm.close()
         self._journal.close()
 
@@ -152,6 +156,26 @@ class Daemon:
             held=len({number for limit in limits for number in limit.holders}),
             waiting=len({ticket.number for limit in limits for ticket in limit.line}),
             trouble="; ".join(filter(None, (self.configuration.trouble, self._journal.trouble))),
+        )
+
+    def statistics(self) -> DaemonStatistics:
+        """What is counted of the daemon itself."""
+        now = self.clock()
+        worst, mean = self._loop_delay.seconds()
+        return DaemonStatistics(
+            uptime_seconds=(now - self._started_at) / NANOSECONDS,
+            starts=self.registry.starts,
+            connections=len(self.connections),
+            sessions=len(self.sessions),
+            watchers=len(self.registry.events),
+            events_missed=self.registry.events.missed,
+            loop_delay_seconds_max=worst,
+            loop_delay_seconds_mean=mean,
+            journal_bytes=self._journal.size,
+            journal_records=self._journal.records_written,
+            journal_replacements=self._journal.replacements,
+            state_age_seconds=(now - self.configuration.saved_at) / NANOSECONDS,
+            state_saves=self.configuration.saves,
         )
 
     async def _save_first(self) -> None:

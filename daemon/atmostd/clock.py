@@ -31,6 +31,11 @@ def boot_time() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def wall_time() -> float:
+    """Seconds since 1970, for people; it may be set."""
+    return time.time()
+
+
 class Alarm:
     """Tells limits when an instant has come."""
 

@@ -57,6 +57,8 @@ class Configuration:
         self, registry: Registry, store: Store, turn: Turn, clock: Clock, boot_id: str
     ) -> None:
         self.trouble = ""  # why the state on disk is out of date; empty when it is not
+        self.saves = 0  # of the state, since the start
+        self.saved_at = clock()  # the last of them
         self._registry = registry
         self._store = store
         self._turn = turn
@@ -202,6 +204,8 @@ class Configuration:
                 _log.error("cannot save the state to %s: %s", self._store.path, reason)
             self.trouble = f"the state cannot be saved to {self._store.path}: {reason}"
             raise
+        self.saves += 1
+        self.saved_at = self._clock()
         if self.trouble:
             _log.warning("the state is saved again to %s", self._store.path)
             self.trouble = ""

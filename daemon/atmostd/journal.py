@@ -47,6 +47,8 @@ class Journal:
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         self.trouble = ""  # why it is out of date; empty when it is not
+        self.records_written = 0
+        self.replacements = 0
         self._folder = folder
         self._boot_id = boot_id
         self._noted: list[Record] = []  # of this turn
@@ -64,6 +66,11 @@ class Journal:
     @property
     def path(self) -> Path:
         return self._folder / NAME
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._bytes
 
     def open(self) -> list[AnyRecord] | None:
         """Take the folder for this daemon and read what is there; None if there is nothing of this
@@ -140,6 +147,7 @@ class Journal:
             self._fail(error, "written")
             return
         self._bytes += len(data)
+        self.records_written += len(noted)
         if self._look is None:
             self._look = asyncio.get_running_loop().call_later(
                 config.JOURNAL_LOOK_SECONDS, self._look_after
@@ -171,6 +179,7 @@ class Journal:
             self._fail(error, "written" if self._torn or self._file < 0 else "replaced")
             return
         self._torn = False
+        self.replacements += 1
         if self._file >= 0:
             os.close(self._file)
         self._file = file

@@ -47,7 +47,7 @@ def page_of_limits(registry: Registry, after: str, now: int) -> tuple[list[Limit
     """The limits whose names come after `after`, and whether there are more of them."""
     names = sorted(registry.actors)
     start = bisect_right(names, after) if after else 0
-    return _page(limit_record(registry.actors[name], now) for name in names[start:])
+    return page_of(limit_record(registry.actors[name], now) for name in names[start:])
 
 
 def page_of_tickets(
@@ -62,7 +62,7 @@ def page_of_tickets(
                 behind = after_number if at == after_limit else 0
                 yield from _ticket_records(registry.actors[at].limit, behind, now)
 
-    return _page(records())
+    return page_of(records())
 
 
 def holders_told(tickets: Iterable[Limit], now: int) -> list[dict[str, object]]:
@@ -72,7 +72,7 @@ def holders_told(tickets: Iterable[Limit], now: int) -> list[dict[str, object]]:
         for ticket in limit.holders.values():
             if len(told) == config.HOLDERS_TOLD_MAX:
                 return told
-            record = _ticket_record(limit, ticket, None, now)
+            record = ticket_record(limit, ticket, None, now)
             told.append(
                 {
                     "limit": record.limit,
@@ -95,11 +95,13 @@ def _ticket_records(limit: Limit, after_number: int, now: int) -> Iterator[Ticke
     waiting = ((line[at].number, line[at], at + 1) for at in range(start, len(line)))
     both: list[Iterator[tuple[int, Ticket, int | None]]] = [held, waiting]
     for _, ticket, place in heapq.merge(*both, key=itemgetter(0)):
-        yield _ticket_record(limit, ticket, place, now)
+        yield ticket_record(limit, ticket, place, now)
 
 
-def _ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) -> TicketRecord:
-    asker = request_of(ticket).asker
+def ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) -> TicketRecord:
+    """The ticket as it is at this limit; without a place it holds there."""
+    request = request_of(ticket)
+    asker = request.asker
     part = next(part for part in ticket.parts if part.limit is limit)
     holds = place is None
     since = ticket.granted_at if holds else ticket.asked_at
@@ -113,12 +115,16 @@ def _ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) ->
         age_seconds=max(0, now - since) / NANOSECONDS,
         place=place,
         number=ticket.number,
+        token=request.token if holds else 0,
     )
 
 
-def _page(records: Iterable[Record]) -> tuple[list[Record], bool]:
+def page_of(
+    records: Iterable[Record], bytes_max: int = PAGE_BYTES_MAX
+) -> tuple[list[Record], bool]:
+    """As many records as fit a frame, and whether there are more."""
     page: list[Record] = []
-    left = PAGE_BYTES_MAX
+    left = bytes_max
     for record in records:
         left -= encoded_bytes(record)
         if left < 0:
