@@ -34,6 +34,8 @@ def wait_until(state: Callable[[], T], what: str = "") -> T:
 class RunningDaemon:
     """An atmostd of a test's own. `start` returns when it answers."""
 
+    environ: dict[str, str] | None = None  # None: that of the test
+
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.options = options  # further words of the command line
@@ -60,7 +62,9 @@ class RunningDaemon:
 
     def start(self) -> RunningDaemon:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.arguments, stdin=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(
+                self.arguments, stdin=subprocess.DEVNULL, stderr=log, env=self.environ
+            )
         wait_until(self._answers, f"the daemon answers; its log: {self.log}")
         return self
 

@@ -158,10 +158,10 @@ def test_a_second_hello(client: Client) -> None:
     is_closed_with(client, "a second hello")
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 2**64 - 1])
+@pytest.mark.parametrize("version", [0, 3, -1, 2**64 - 1])
 def test_another_protocol_version(mute: Mute, version: int) -> None:
     mute.send("hello", version, *HELLO[2:])
-    is_closed_with(mute, f"protocol version {version}; this daemon speaks 1")
+    is_closed_with(mute, f"protocol version {version}; this daemon speaks 1 to 2")
 
 
 @pytest.mark.parametrize("count", [0, 15, 17, 1000])
@@ -290,9 +290,11 @@ def test_who_says_a_lot_of_itself_is_cut_short(mute: Mute, client: Client) -> No
 
 
 def test_what_a_client_says_cannot_act_on_a_terminal_or_forge_a_log(
-    mute: Mute, client: Client, running: RunningDaemon
+    tmp_path: Path,
 ) -> None:
     """A line end would begin a line of the log, an escape could clear the operator's screen."""
+    running = RunningDaemon(tmp_path).start()  # of a storm of lines not all are written
+    mute, client = Mute(str(running.socket)), Client(str(running.socket))
     evil = "\nforged \x1b[2J\x9b2J\r"
     mute.send("hello", 1, bytes(16), 1, ["job" + evil], "ada" + evil, "")
     mute.ask("create_limit", "evil", 1)
@@ -306,3 +308,6 @@ def test_what_a_client_says_cannot_act_on_a_terminal_or_forge_a_log(
     log = running.log_text()
     assert "job" in log
     assert all(line.isprintable() and not line.startswith("forged") for line in log.splitlines())
+    client.close()
+    mute.close()
+    assert running.stop(signal.SIGTERM) == 0

@@ -16,6 +16,7 @@ from atmost import errors
 from atmost.errors import (
     AcquireTimeout,
     AtmostError,
+    DaemonOutdated,
     DaemonUnavailable,
     GrantLost,
     GrantNotFound,
@@ -84,6 +85,7 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
         DaemonUnavailable("/x y/s", "given", "there is no such socket"),
         ["/x y/s", "(given)", "there is no such socket", "atmostd --socket '/x y/s'"],
     ),
+    (DaemonOutdated("watch", 1), ["older than this client", "'watch'", "restart it"]),
     (ProtocolError("a frame of 9 bytes"), ["a frame of 9 bytes", "atmost status"]),
 ]
 ALL = [pytest.param(error, id=error.code) for error, _ in EXAMPLES]

@@ -47,6 +47,7 @@ DAEMON_ORDER = [
     "level",
     "statistics",
     "files",
+    "log",
     "config",
 ]
 CLIENT_ORDER = [
@@ -169,7 +170,7 @@ def test_rules_are_pure(name: str) -> None:
         ("uvloop", {"__main__"}),
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
-        ("socket", {"server", "connection", "peer", "systemd"}),
+        ("socket", {"server", "connection", "peer", "systemd", "log"}),
         ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
     ],
 )

@@ -150,9 +150,13 @@ def test_every_answer_that_is_promised_exists() -> None:
 
 
 def test_the_page_names_every_error() -> None:
-    sent = {error.code for error in AtmostError.__subclasses__()} - {"daemon_unavailable"}
+    sent = {error.code for error in AtmostError.__subclasses__()} - {
+        "daemon_unavailable",
+        "daemon_outdated",
+    }
     assert set(ERRORS) == sent
     assert "`daemon_unavailable` with path, source and reason" in section("Errors")
+    assert "`daemon_outdated` with what and version" in section("Errors")
 
 
 @pytest.mark.parametrize("line", test_wire.failures(), ids=lambda line: line["code"])
@@ -216,7 +220,7 @@ def test_the_page_names_the_bounds() -> None:
 
 def test_the_page_names_the_version_and_the_prefix() -> None:
     assert f"# The atmost protocol, version {wire.PROTOCOL_VERSION}\n" in PAGE
-    assert CLIENT["hello"][0].meaning == str(wire.PROTOCOL_VERSION)
+    assert CLIENT["hello"][0].meaning.startswith(f"{wire.PROTOCOL_VERSION};")
     assert f"a length of {wire.PREFIX_BYTES} bytes, big-endian" in PAGE
     assert f"at most {wire.FRAME_BYTES_MAX:,}." in PAGE
     assert CLIENT["hello"][1].meaning.startswith(f"exactly {wire.SESSION_BYTES},")

@@ -17,6 +17,7 @@
     ├── StateUnavailable                       the state cannot be trusted; an operator has to decide
     ├── TooMany                                a bound against abuse was reached
     ├── DaemonUnavailable   (ConnectionError)  no daemon answers
+    ├── DaemonOutdated                         the daemon is older than this client, and can't do that
     └── ProtocolError                          the two ends do not understand each other
 
 Rule 1: an error is its `code` and its fields; the message is made from them, on either side of the wire.
@@ -33,6 +34,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AcquireTimeout",
     "AtmostError",
+    "DaemonOutdated",
     "DaemonUnavailable",
     "GrantLost",
     "GrantNotFound",
@@ -358,6 +360,23 @@ class DaemonUnavailable(AtmostError, ConnectionError):
         self.path = path
         self.source = source
         self.reason = reason
+
+
+class DaemonOutdated(AtmostError):
+    """The daemon runs an older version, which does not know this request. `what`: the request;
+    `version`: of the protocol that the daemon speaks. Nothing was sent."""
+
+    code = "daemon_outdated"
+
+    def __init__(self, what: str, version: int) -> None:
+        super().__init__(
+            f"the daemon is older than this client (protocol version {version}) and does not know "
+            f"{what!r}; restart it, if it was upgraded since it started",
+            what=what,
+            version=version,
+        )
+        self.what = what
+        self.version = version
 
 
 class ProtocolError(AtmostError):

@@ -21,7 +21,14 @@ from msgspec.structs import replace
 
 from atmost import errors, paths, wire
 from atmost.asked import Asked
-from atmost.errors import AtmostError, DaemonUnavailable, GrantLost, LimitExists, ProtocolError
+from atmost.errors import (
+    AtmostError,
+    DaemonOutdated,
+    DaemonUnavailable,
+    GrantLost,
+    LimitExists,
+    ProtocolError,
+)
 from atmost.paths import SocketPath
 
 T = TypeVar("T")
@@ -68,6 +75,7 @@ class Exchange:
         self._resume = 0  # the number of the Resume that is not answered yet
         self.unsettled = False  # the daemon may think that we have what we let go of
         self.welcomed = False  # on this connection
+        self._version = wire.PROTOCOL_VERSION  # the one spoken last
         self.refusal: AtmostError | None = (
             None  # why the daemon let us in no more, when we last reached it
         )
@@ -84,12 +92,13 @@ class Exchange:
             command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
         return wire.encode(
             wire.Hello(
-                protocol=wire.PROTOCOL_VERSION,
+                protocol=wire.PROTOCOL_VERSION_LEAST,
                 session=self._session,
                 pid=os.getpid(),
                 command=wire.shorten_command(command),
                 user=_user(),
                 client=f"atmost-python/{paths.version()}",
+                newest=wire.PROTOCOL_VERSION,
             )
         )
 
@@ -116,7 +125,12 @@ class Exchange:
         return frame
 
     def ask(self, number: int, kind: type[wire.Message], *fields: Any) -> bytes:
-        """Any other request: its fields after the number, in their order."""
+        """Any other request: its fields after the number, in their order.
+
+        Raises DaemonOutdated if the daemon does not know it.
+        """
+        if kind in wire.NEW_IN_2 and self._version < 2:
+            raise DaemonOutdated(str(kind.__struct_config__.tag), self._version)
         message = kind(number, *fields)
         frame = wire.encode(message)
         self._questions[number] = message, False
@@ -192,11 +206,12 @@ class Exchange:
         return answers
 
     def _welcome(self, message: wire.Welcome) -> None:
-        if message.protocol != wire.PROTOCOL_VERSION:
+        if not wire.PROTOCOL_VERSION_LEAST <= message.protocol <= wire.PROTOCOL_VERSION:
             raise ProtocolError(
                 f"the daemon speaks protocol version {message.protocol}, this client "
-                f"{wire.PROTOCOL_VERSION}"
+                f"{wire.PROTOCOL_VERSION_LEAST} to {wire.PROTOCOL_VERSION}"
             )
+        self._version = message.protocol
         self.welcomed = True
         self.refusal = None
 

@@ -16,7 +16,8 @@ import msgspec
 
 from atmost.errors import ProtocolError
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION_LEAST: Final = 1  # either end may be upgraded before the other
 FRAME_BYTES_MAX: Final = 64 * 1024  # a page of a listing; nothing longer is ever sent
 PREFIX_BYTES: Final = 4
 SESSION_BYTES: Final = 16  # enough that no two sessions ever draw the same
@@ -33,12 +34,13 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Hello(Message, frozen=True, array_like=True, tag="hello"):
     """The first frame of a connection."""
 
-    protocol: int
+    protocol: int  # the oldest version that the client speaks
     session: bytes  # SESSION_BYTES drawn at random; names this client across reconnects
     pid: int
     command: list[str]  # argv, shortened to COMMAND_CHARS_MAX in all
     user: str
     client: str  # implementation and version, for the operator
+    newest: int = 0  # the newest version that the client speaks, if it is another
 
 
 class Acquire(Message, frozen=True, array_like=True, tag="acquire"):
@@ -209,7 +211,7 @@ ClientMessage = (
 class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     """The answer to Hello."""
 
-    protocol: int
+    protocol: int  # the version that both will speak
     daemon: str  # its version
     pid: int
 
@@ -449,6 +451,15 @@ DaemonMessage = (
     | Explanations
     | Statistics
 )
+
+NEW_IN_2: frozenset[type[Message]] = frozenset()  # requests that version 1 does not know
+
+
+def spoken(hello: Hello) -> int:
+    """The protocol version that a daemon and this client speak; 0 if there is none."""
+    version = min(max(hello.protocol, hello.newest), PROTOCOL_VERSION)
+    return version if version >= max(hello.protocol, PROTOCOL_VERSION_LEAST) else 0
+
 
 _prefix = struct.Struct(">I").unpack_from
 _encoder = msgspec.msgpack.Encoder()

@@ -20,7 +20,7 @@ import uvloop
 
 from atmost import paths
 from atmost.wire import DaemonStatistics, DaemonStatus
-from atmostd import config, recovery
+from atmostd import config, log, recovery
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
 from atmostd.closed import Closed
 from atmostd.config import Settings
@@ -271,9 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_CANNOT_START
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    log.begin()
     _allow_many_descriptors()
     store = Store(settings.state_dir)
     journal = Journal(settings.runtime_dir, _boot_id())

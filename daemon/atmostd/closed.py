@@ -169,12 +169,13 @@ class Refusing(asyncio.Protocol):
             self._fail(message.request, self._closed.error())
 
     def _greet(self, hello: Hello) -> None:
-        if hello.protocol != wire.PROTOCOL_VERSION:
+        version = wire.spoken(hello)
+        if not version:
             raise other_version(hello.protocol)
         self._greeted = True
         if self._hello_due is not None:
             self._hello_due.cancel()
-        self._send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
+        self._send(Welcome(version, paths.version(), os.getpid()))
 
     def _fail(self, request: int, error: AtmostError) -> None:
         self._send(failed(request, error))

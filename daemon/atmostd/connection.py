@@ -303,7 +303,8 @@ class Connection(asyncio.Protocol):
     def _greet(self, message: wire.Message) -> None:
         if not isinstance(message, Hello):
             raise ProtocolError(f"{type(message).__name__} before the hello")
-        if message.protocol != wire.PROTOCOL_VERSION:
+        version = wire.spoken(message)
+        if not version:
             raise other_version(message.protocol)
         if len(message.session) != wire.SESSION_BYTES:
             raise ProtocolError(f"a session of {len(message.session)} bytes")
@@ -318,7 +319,7 @@ class Connection(asyncio.Protocol):
             return
         self._session = self._host.sessions.greet(message, peer, self._is_admin)
         self._session.attach(self)
-        self.send(Welcome(wire.PROTOCOL_VERSION, paths.version(), os.getpid()))
+        self.send(Welcome(version, paths.version(), os.getpid()))
 
     @property
     def asks(self) -> bool:

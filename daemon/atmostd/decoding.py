@@ -46,7 +46,7 @@ def _refusal(body: memoryview, error: Exception) -> WrongField | ProtocolError:
         return ProtocolError(f"a frame that is no message: {error}")
     if type(raw) is not list:
         return ProtocolError(f"a frame that is no message: {error}")
-    if kind is wire.Hello and type(request) is int and request != wire.PROTOCOL_VERSION:
+    if kind is wire.Hello and type(request) is int and request > wire.PROTOCOL_VERSION:
         return other_version(request)
     if kind in (wire.Hello, wire.Release) or type(request) is not int:
         return ProtocolError(f"a {raw[0]} that is no message: {error}")
@@ -55,7 +55,10 @@ def _refusal(body: memoryview, error: Exception) -> WrongField | ProtocolError:
 
 def other_version(protocol: int) -> ProtocolError:
     """The client speaks another version of the protocol."""
-    return ProtocolError(f"protocol version {protocol}; this daemon speaks {wire.PROTOCOL_VERSION}")
+    return ProtocolError(
+        f"protocol version {protocol}; this daemon speaks {wire.PROTOCOL_VERSION_LEAST} to "
+        f"{wire.PROTOCOL_VERSION}"
+    )
 
 
 def _invalid_field(kind: type[wire.Message], raw: list[Any], problem: str) -> InvalidValue:

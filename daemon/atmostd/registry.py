@@ -503,6 +503,7 @@ def _warn_of_implicit(name: str, asker: Asker) -> None:
         asker.pid,
         asker.command,
         shlex.quote(name),
+        extra={"limit": name, "bounded": True},
     )
 
 
