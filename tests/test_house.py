@@ -63,6 +63,7 @@ CLIENT_ORDER = [
     "reconnecting",
     "watching",
     "asked",
+    "prometheus",
     "wire",
     "paths",
     "values",

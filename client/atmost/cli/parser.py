@@ -27,8 +27,14 @@ COMMANDS = {
     "disable": "changing",
     "delete": "changing",
     "ps": "reading",
+    "explain": "explain",
+    "watch": "watch",
+    "top": "top",
+    "release": "operating",
+    "reset": "operating",
     "run": "run",
     "status": "status",
+    "metrics": "metrics",
     "recover": "recover",
     "sockname": "status",
 }
@@ -46,13 +52,19 @@ limits
   enable NAME...            enforce limits
   disable NAME...           let everyone through, until enabled again
   delete NAME...            delete limits
+  reset NAME...             have nothing spent any more
 
 slots
   run NAME... -- COMMAND    wait for slots, then become COMMAND and hold them until it ends
   ps [NAME]                 who holds slots, who waits for them
+  explain NAME|PID          why something waits, and when it will go
+  watch [NAME]              what happens, as it happens
+  top                       all of it at a glance, live
+  release GRANT...          take slots back from who holds them
 
 the daemon
   status                    whether it runs, and what it says of itself
+  metrics                   counters and histograms, for Prometheus
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
 
