@@ -1,6 +1,6 @@
 """What happens at the limits, told to those who watch.
 
-Rule 1: when nobody watches, an event costs one look at `watched`.
+Rule 1: when nobody watches, an event costs one look at an attribute of whoever tells it.
 Rule 2: the events of one turn are encoded once, and leave when that turn is over and in the journal,
 in as few frames as they fit.
 Rule 3: nobody waits for a watcher. What one has no room for is left out, and it is told how many were.
@@ -104,8 +104,10 @@ class Events:
         turn: Turn,
         at_most: int,
         refusals: Refusals,
+        on_watched: Callable[[bool], None],
     ) -> None:
-        self.watched = False
+        self.watched = False  # `on_watched` is told of every change
+        self._on_watched = on_watched
         self.missed = 0  # events that watchers have missed, all together
         self._clock = clock
         self._wall_time = wall_time
@@ -140,7 +142,7 @@ class Events:
             raise self._refusals.too_many("watches", "watches", who)
         watch = Watch(request, name, reader)
         self._watches[watch] = None
-        self.watched = True
+        self._set_watched()
         started = Event("daemon_started", self._started_at, pid=os.getpid(), reason=paths.version())
         returned = [event for event in self._returned if name is None or event.limit == name]
         if self._clock() - self._started > config.RETURNED_TOLD_SECONDS * NANOSECONDS:
@@ -152,10 +154,14 @@ class Events:
         """These need not be told any more."""
         for watch in watches:
             self._watches.pop(watch, None)
-        self.watched = bool(self._watches)
+        self._set_watched()
         if not self.watched:
             self._new, self._arrived = [], []
             self._dropped.clear()
+
+    def _set_watched(self) -> None:
+        self.watched = bool(self._watches)
+        self._on_watched(self.watched)
 
     # What happens
 

@@ -117,13 +117,17 @@ class Registry:
         self.on_implicit = _nobody_listens  # limits on disk are out of date
         self.arrivals = 0  # the last number given to a ticket
         self.starts = 0  # of daemons, since the host started
-        self.events = Events(clock, wall_time, turn, bounds.watches, refusals)
+        self.watched = False  # somebody is told of events
+        self.events = Events(clock, wall_time, turn, bounds.watches, refusals, self._set_watched)
         self._around = Surroundings(clock, turn, self._note, self.deliver, crash)
         self._note_record = journal.note
         self._wake_at = wake_at
         self._bounds = bounds
         self._refusals = refusals
         self._implicit = Implicit(bounds, refusals)
+
+    def _set_watched(self, watched: bool) -> None:
+        self.watched = watched
 
     # Limits
 
@@ -144,7 +148,7 @@ class Registry:
         if implicit:
             self._implicit.add(name, made_by)
         self._note_record(limit_is(actor))
-        if self.events.watched:
+        if self.watched:
             self.events.of_limit("created", rules)
         return actor
 
@@ -165,7 +169,7 @@ class Registry:
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
         actor = self.actors.pop(name)
-        if self.events.watched:
+        if self.watched:
             self.events.of_limit("deleted", actor.limit)
         self._implicit.discard(name)
         self._note_record(LimitDeleted(name))
@@ -206,7 +210,7 @@ class Registry:
         arrive = Arrive(ticket)
         for home in homes:
             home.post(arrive)
-        if self.events.watched:
+        if self.watched:
             self.events.arrived(ticket)
         return ticket
 
@@ -328,24 +332,25 @@ class Registry:
                 self._note_record(
                     Edited(limit.name, limit.limit, rate, limit.active, actor.implicit, now)
                 )
-                if self.events.watched:
+                if self.watched:
                     self.events.of_limit("changed", limit)
 
     def _let_go(self, ticket: Ticket, now: int) -> None:
         """A ticket has nothing any more. Counted; and told, if somebody watches."""
         request: Request = ticket.owner
         granted_at = ticket.granted_at
-        if not granted_at:
-            if not request.over:
-                self._cancelled(ticket)
-            return
-        held = now - granted_at
-        for part in ticket.parts:
-            if part.hold:
-                part.limit.tally.released(held)
-        ending = request.asker.ending
-        if ending or self.events.watched:
-            self._released(ticket, held, ending)
+        if granted_at:
+            held = now - granted_at
+            if held < 0:
+                held = 0
+            for part in ticket.parts:
+                if part.hold:
+                    part.limit.tally.released(held)
+            ending = request.asker.ending
+            if ending or self.watched:
+                self._released(ticket, held, ending)
+        elif not request.over:
+            self._cancelled(ticket)
 
     def _released(self, ticket: Ticket, held: int, ending: str) -> None:
         request: Request = ticket.owner
@@ -354,14 +359,14 @@ class Registry:
         if died:
             for limit in holds:
                 limit.tally.deaths += 1
-        if holds and self.events.watched:
+        if holds and self.watched:
             reason = request.revoked or (f"its {ending} ended" if ending else "")
             self.events.of_ticket("died" if died else "released", ticket, reason, held)
 
     def _cancelled(self, ticket: Ticket) -> None:
         for part in ticket.parts:
             part.limit.tally.cancels += 1
-        if self.events.watched:
+        if self.watched:
             ending = request_of(ticket).asker.ending
             self.events.of_ticket("cancelled", ticket, f"its {ending} ended" if ending else "")
 
@@ -373,20 +378,20 @@ class Registry:
         guilty = [part.limit for part in ticket.parts if part.limit.name in named]
         for limit in guilty or [ticket.home]:
             limit.tally.refused(code)
-            if self.events.watched:
+            if self.watched:
                 self.events.of_ticket("refused", ticket, code, only=limit.name)
 
     def _refused_at_once(self, limit: Limit, asker: Asker, code: str) -> None:
         """Before there was a ticket of it."""
         limit.tally.refused(code)
-        if self.events.watched:
+        if self.watched:
             self.events.of_asker("refused", limit, asker, code)
 
     def _timed_out(self, ticket: Ticket) -> None:
         request_of(ticket).over = True
         for part in ticket.parts:
             part.limit.tally.timeouts += 1
-        if self.events.watched:
+        if self.watched:
             self.events.of_ticket("timed_out", ticket)
 
     def forget_outcome(self, ticket: Ticket) -> None:
@@ -423,6 +428,8 @@ class Registry:
             if token >= self.tokens_low_at:
                 self.on_tokens_low()
         waited = ticket.granted_at - ticket.asked_at
+        if waited < 0:  # by a timer that rang late
+            waited = 0
         for part in ticket.parts:
             limit = part.limit
             limit.tally.granted(waited)
@@ -436,7 +443,7 @@ class Registry:
             if part.spend:
                 self.on_spent()
         self._note_record(Went(ticket.number, request.token, ticket.granted_at, request.unguarded))
-        if self.events.watched:
+        if self.watched:
             self.events.of_ticket("granted", ticket)
         request.asker.granted(ticket)
 

@@ -17,6 +17,7 @@ NANOSECONDS = 1_000_000_000  # in a second
 BUCKET_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)
 _BOUNDS = tuple(round(seconds * NANOSECONDS) for seconds in BUCKET_SECONDS)
 BUCKETS = len(_BOUNDS) + 1
+SHORT_NS = _BOUNDS[0]  # nearly all waits, where nobody is ahead
 
 RECENT_SHIFT = 3  # the mean of recent holds forgets an eighth of itself with every new one
 
@@ -47,15 +48,15 @@ class Tally:
         self.refusals: dict[str, int] = {}  # by the code of the error
         self.wait_ns = 0  # of all grants together
         self.hold_ns = 0  # of all releases together
-        self.waits: list[int] | None = None  # grants by their wait; those without any are not in it
-        self.holds: list[int] | None = None  # releases by how long they held
-        self.recent_hold_ns: int | None = None  # None: nobody has released yet
+        self.waits: list[int] | None = None  # grants by their wait; the shortest are not in it
+        self.holds: list[int] | None = None  # releases by how long they held; None: none yet
+        self.recent_hold_ns = 0
 
     def granted(self, waited_ns: int) -> None:
         """A request got its slots here, after so long."""
         self.grants += 1
-        if waited_ns > 0:
-            self.wait_ns += waited_ns
+        self.wait_ns += waited_ns
+        if waited_ns > SHORT_NS:
             waits = self.waits
             if waits is None:
                 waits = self.waits = [0] * BUCKETS
@@ -64,16 +65,13 @@ class Tally:
     def released(self, held_ns: int) -> None:
         """Slots came back that were held for so long."""
         self.releases += 1
-        if held_ns < 0:
-            held_ns = 0
         self.hold_ns += held_ns
         holds = self.holds
         if holds is None:
             holds = self.holds = [0] * BUCKETS
             self.recent_hold_ns = held_ns
         else:
-            recent = self.recent_hold_ns or 0
-            self.recent_hold_ns = recent + ((held_ns - recent) >> RECENT_SHIFT)
+            self.recent_hold_ns += (held_ns - self.recent_hold_ns) >> RECENT_SHIFT
         holds[bisect_left(_BOUNDS, held_ns)] += 1
 
     def refused(self, code: str) -> None:
@@ -92,6 +90,6 @@ class Tally:
 
     def mean_hold_seconds(self) -> float | None:
         """How long recent holders kept their slots, the latest counting most; None: not known."""
-        if self.recent_hold_ns is None:
+        if self.holds is None:
             return None
         return self.recent_hold_ns / NANOSECONDS
