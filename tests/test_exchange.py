@@ -233,6 +233,19 @@ def test_create_that_finds_the_name_taken(exchange: Exchange, repeated: bool) ->
     assert answer.name == "db"
 
 
+@pytest.mark.parametrize("repeated", [True, False])
+def test_update_that_could_not_be_saved(exchange: Exchange, repeated: bool) -> None:
+    """What it asks for may be so, by the first try; then it is not said that nothing was changed."""
+    exchange.ask(number := exchange.number(), wire.UpdateLimit, "db", 1, None, None)
+    if repeated:
+        resumed(exchange)
+    error = errors.StateNotSaved("/state", "No space left on device")
+    ((_, answer),) = hear(exchange, wire.Failed(number, error.code, str(error), error.fields))
+    assert isinstance(answer, errors.StateNotSaved)
+    assert (answer.path, answer.reason) == (error.path, error.reason)
+    assert ("nothing was changed" in str(answer)) == (not repeated)
+
+
 # ---- The end of a conversation
 
 

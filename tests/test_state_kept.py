@@ -19,7 +19,7 @@ import pytest
 from atmost.errors import AtmostError, LimitNotFound, StateNotSaved
 from atmost.sync import Client
 from atmostd import snapshot
-from atmostd.store import CURRENT
+from atmostd.store import CURRENT, TOKENS
 from tests.protocol_client import Client as RawClient
 from tests.saving import damage
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
@@ -139,6 +139,23 @@ def test_a_damaged_state_starts_from_the_one_before(daemon: RunningDaemon, clien
     daemon.start()
     assert [limit.name for limit in client.list_limits()] == ["first"]
     assert f"ERROR damaged state file: {daemon.state_dir / CURRENT}" in daemon.log_text()
+
+
+@pytest.mark.parametrize("names", [(CURRENT,), (TOKENS,), (CURRENT, TOKENS)])
+def test_tokens_never_go_back_though_their_mark_is_damaged(
+    daemon: RunningDaemon, client: Client, names: tuple[str, ...]
+) -> None:
+    client.create_limit("db", 1)
+    last = 0
+    for _ in range(3):
+        with client.concurrency("db") as grant:
+            assert grant.token > last
+            last = grant.token
+        daemon.stop(signal.SIGKILL)
+        shutil.rmtree(daemon.folder / "run")  # which knows it as well
+        for name in names:
+            damage(daemon.state_dir / name)
+        daemon.start()
 
 
 # A disk that refuses
@@ -280,15 +297,14 @@ def test_a_daemon_that_cannot_save_still_ends(daemon: RunningDaemon, number: int
         assert daemon.stop(number) == (0 if number == signal.SIGTERM else -number)
 
 
-@pytest.mark.parametrize("breaks", [folder_is_a_file, read_only, disk_full])
-def test_a_folder_that_cannot_be_written_is_refused_at_the_start(
-    daemon: RunningDaemon, client: Client, breaks: Break
+def test_a_folder_that_cannot_be_used_is_refused_at_the_start(
+    daemon: RunningDaemon, client: Client
 ) -> None:
-    """Better now than at the first change."""
+    """One that can only not be written is another matter: test_unsaved_start.py."""
     for name in LONG_NAMES:
         client.create_limit(name, 1)
     daemon.stop()
-    with breaks(daemon):
+    with folder_is_a_file(daemon):
         said = refusal(daemon)
         assert f"the state folder {daemon.state_dir}" in said
         assert "mend that, or name another with --state-dir" in said

@@ -11,18 +11,20 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from atmostd import snapshot
 from atmostd.damage import Untrusted
-from atmostd.store import CURRENT, LOCK, PREVIOUS, Store, StoreError
+from atmostd.store import CURRENT, LOCK, PREVIOUS, TOKENS, Store, StoreError
 from tests.saving import damage, found, save, state_of
 
 NEW = "state.new"
+CALLS_MAX = 40  # of one start; it has fewer
 KILLS = 8  # of a process that saves, at moments that differ
 
 
@@ -60,7 +62,7 @@ def test_the_one_before_is_kept(folder: Path) -> None:
     save(folder, 1, 2, 3)
     state, _ = snapshot.from_bytes((folder / PREVIOUS).read_bytes())
     assert state == state_of(2)
-    assert sorted(os.listdir(folder)) == sorted([CURRENT, PREVIOUS, LOCK])
+    assert sorted(os.listdir(folder)) == sorted([CURRENT, PREVIOUS, LOCK, TOKENS])
 
 
 def test_the_generation_rises_with_every_file(folder: Path) -> None:
@@ -97,6 +99,62 @@ def test_a_damaged_file_is_replaced_by_the_one_before(
     (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert str(folder / CURRENT) in error.getMessage()
     assert "its checksum is wrong" in error.getMessage()
+
+
+def test_the_token_mark_of_a_damaged_file_is_not_known(folder: Path) -> None:
+    save(folder, 1, 2, 3)
+    damage(folder / CURRENT)
+    store = Store(folder)
+    assert store.open() == state_of(2)
+    assert store.token_mark is None
+    store.close()
+
+
+class Fails:
+    """The n-th call that touches the disk fails."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, number: int) -> None:
+        self.left = number
+        for name in ("open", "fsync", "mkdir", "pwrite", "ftruncate"):
+            patch.setattr(os, name, self._wrapped(getattr(os, name)))
+
+    def _wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if not self.left:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("saved", [(), (1,), (1, 2)])
+def test_whichever_call_fails_at_the_start_no_state_is_taken_for_none(
+    folder: Path, saved: tuple[int, ...]
+) -> None:
+    if saved:
+        save(folder, *saved)
+        (folder / TOKENS).unlink()  # so that it is made again
+    for number in range(1, CALLS_MAX):
+        store = Store(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            fails = Fails(patch, number)
+            refused, state = "", None
+            try:
+                state = store.open()
+            except (StoreError, Untrusted) as error:
+                refused = str(error)
+        if refused:
+            assert os.strerror(errno.EIO) in refused
+        else:
+            assert (state is None) == (not saved)
+            if saved and state != state_of(saved[-1]):
+                assert store.token_mark is None
+        store.close()
+        if fails.left > 0:
+            return
+        assert found(folder) == (saved[-1] if saved else None)
+    raise AssertionError("more calls than that?")
 
 
 def test_a_damaged_file_never_takes_the_place_of_the_one_before(folder: Path) -> None:

@@ -303,6 +303,15 @@ class StateNotSaved(AtmostError, OSError):
         self.path = path
         self.reason = reason
 
+    def of_second_try(self) -> StateNotSaved:
+        """The same, where the answer to a first try was lost: that one may have made the change."""
+        said = StateNotSaved(self.path, self.reason)
+        said.args = (
+            "the connection was lost, so it is not known whether this was changed before; now the state "
+            f"could not be written to {self.path}: {self.reason}; mend that and try again",
+        )
+        return said
+
 
 class StateUnavailable(AtmostError):
     """The daemon runs, but what it kept at `path` cannot be trusted (`reason`), and opening every

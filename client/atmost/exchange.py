@@ -240,6 +240,9 @@ class Exchange:
                 return wire.Done(number)
             if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
                 failure.__cause__ = AskedTwice("the connection was lost before the answer came")
+            if isinstance(question, wire.UpdateLimit) and isinstance(failure, errors.StateNotSaved):
+                # Made again, it would look the same. A create or delete would have found it made.
+                return failure.of_second_try()
         return failure
 
     def _take_seen(self) -> list[int]:

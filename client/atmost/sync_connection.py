@@ -588,7 +588,10 @@ class Connection:
 
 def settle(exchange: Exchange, at: SocketPath) -> None:
     """In the background: have the daemon let go of what this session had, which ended without a
-    connection."""
+    connection.
+
+    It tries once a second for as long as this process lives, and that is its bound: a daemon that comes
+    back keeps our slots for just as long, whenever that is, and nobody else could tell it."""
     exchange.end()
     connection = Connection(exchange, at, Socket(), RECONNECT_SECONDS)
     connection._connected = False

@@ -38,6 +38,7 @@ from atmostd.server import SocketError, SocketFile, serve
 from atmostd.session import Sessions
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
+from atmostd.tokens import Tokens
 from atmostd.turn import Turn
 
 KERNEL_MIN = (5, 3)  # the first with pidfd_open(2)
@@ -77,8 +78,9 @@ class Daemon:
         self.sessions = Sessions(
             self.registry, self.processes, self.clock, journal, self.bounds, self.refusals
         )
+        self._tokens = Tokens(self.registry, settings.runtime_dir, self._boot_id)
         self.configuration = Configuration(
-            self.registry, store, self.turn, self.clock, self._boot_id
+            self.registry, store, self._tokens, self.turn, self.clock, self._boot_id
         )
         self._started_at = self.clock()
         self._loop_delay = LoopDelay(self.clock)
@@ -96,6 +98,14 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         recovery.replay(recorded or (), self.registry, self.sessions)
         self.registry.starts += 1
+        if recorded is not None and self._journal.is_behind:
+            _log.warning(
+                "the journal in %s could not be kept to the end: who held since is known only from "
+                "those who come back",
+                self._settings.runtime_dir,
+            )
+            recovery.forget_waiters(self.sessions)
+            self.sessions.let_holders_come_first()
         self.configuration.restore(saved, lost)
         if recorded is None and saved is not None and saved.boot_id == self._boot_id:
             _log.warning(
@@ -105,7 +115,7 @@ class Daemon:
             )
             self.sessions.let_holders_come_first()
         await self.turn.over()  # the limits are as they were saved; only then save them again
-        await self._save_first()
+        await self._save_first(trusted=saved is not None and not lost)
         self._journal.begin(
             lambda: recovery.checkpoint(self.registry, self.sessions), self.turn.end_soon
         )
@@ -178,14 +188,22 @@ class Daemon:
             state_saves=self.configuration.saves,
         )
 
-    async def _save_first(self) -> None:
-        """Set fencing tokens aside before the first is given, and see that the folder can be written."""
+    async def _save_first(self, trusted: bool) -> None:
+        """Set fencing tokens aside before the first is given, and see that the folder can be written. If
+        it can't, go on without that, unless it is a first start: whoever starts us then is better
+        told now than at the first change."""
         try:
             await self.configuration.save()
         except OSError as error:
+            if trusted and self.configuration.can_go_on_unsaved():
+                _log.error(
+                    "limits are enforced as they were saved, and can't be changed until that is mended"
+                )
+                return
+            why = "; which fencing tokens were given is known from there alone" if trusted else ""
             raise StoreError(
                 f"cannot write to the state folder {self._settings.state_dir}: "
-                f"{error.strerror or error}; mend that, or name another with --state-dir"
+                f"{error.strerror or error}{why}; mend that, or name another with --state-dir"
             ) from error
 
     async def _hear_out(self) -> None:
@@ -207,7 +225,8 @@ class Daemon:
             connection.close()
         self.registry.stop()
         with contextlib.suppress(OSError):  # it has been logged
-            await self.configuration.save(tokens_reserved=0)  # no more will be given
+            await self.configuration.save()
+        self._tokens.stop()
 
     def _stop(self) -> None:
         if not self._stopping.done():

@@ -46,9 +46,11 @@ DESCRIPTORS_OWN = 128  # files, the loop, who is refused
 CLOSE_SECONDS = 1.0  # for a refused client to read why, before its connection is cut
 STOP_SECONDS = 1.0  # for what clients have sent to be read, when the daemon stops
 LEVELS_SAVE_SECONDS = 30.0  # spent levels on disk are at most so old after a power cut
+STATE_RETRY_SECONDS = 5.0  # after a save that failed; the whole state is written each time
 # Fencing tokens set aside on disk: so many are skipped by a crash, and so many can be given while the
 # disk refuses. 2**53, which every JSON reader keeps exactly, lasts for millions of crashes.
 TOKENS_RESERVED = 1_000_000_000
+TOKENS_SHARE = 100_000  # of them, for a life that can't save: there are 2,500 such shares
 JOURNAL_BYTES_MAX = 8 * 1024 * 1024  # the journal is replaced by a checkpoint then, but not before
 JOURNAL_GROWTH = 4  # it is so many times the last one: the work stays a small part of all
 JOURNAL_LOOK_SECONDS = 10.0  # whether it is there still: a write to a deleted file succeeds

@@ -8,6 +8,7 @@ Rule 2: changes that come while one write is under way share the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from atmostd.registry import Registry
 from atmostd.snapshot import SavedLimit, State
 from atmostd.store import Store
 from atmostd.ticket import Delete, Edit
+from atmostd.tokens import Tokens
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
@@ -54,13 +56,20 @@ class Configuration:
     """Ask for a change; the asker is told when it is durable and in force, or why not."""
 
     def __init__(
-        self, registry: Registry, store: Store, turn: Turn, clock: Clock, boot_id: str
+        self,
+        registry: Registry,
+        store: Store,
+        tokens: Tokens,
+        turn: Turn,
+        clock: Clock,
+        boot_id: str,
     ) -> None:
         self.trouble = ""  # why the state on disk is out of date; empty when it is not
         self.saves = 0  # of the state, since the start
         self.saved_at = clock()  # the last of them
         self._registry = registry
         self._store = store
+        self._tokens = tokens
         self._turn = turn
         self._clock = clock
         self._boot_id = boot_id
@@ -71,19 +80,19 @@ class Configuration:
         self._due: asyncio.TimerHandle | None = None  # a save that needs no haste
         registry.on_spent = self._save_later
         registry.on_implicit = self._save_soon
-        registry.on_tokens_low = self._save_soon
+        registry.on_tokens_low = self._tokens_are_low
 
     def restore(self, state: State | None, lost: bool = False) -> None:
         """Make true what was saved, over what the journal has brought back (recovery.py, rule 3).
         `lost`: it is not what was saved last."""
         registry = self._registry
-        if lost:
+        mark = max(state.token_mark if state is not None else 0, self._store.token_mark or 0)
+        if lost or self._store.token_mark is None:
             # Which tokens were given is not known. Microseconds since 1970 are more than ever could be.
-            registry.next_token = max(registry.next_token, time.time_ns() // 1000)
+            mark = max(mark, time.time_ns() // 1000)
+        self._tokens.begin(mark)
         if state is None:
             return
-        registry.next_token = max(registry.next_token, state.token_mark)
-        registry.tokens_low_at = state.token_mark
         saved_names = {saved.name for saved in state.limits}
         for name, actor in list(registry.actors.items()):
             if name not in saved_names and not actor.implicit:
@@ -117,9 +126,16 @@ class Configuration:
         self._inbox.append((message, changer))
         self._wake.set()
 
-    async def save(self, tokens_reserved: int = config.TOKENS_RESERVED) -> None:
+    async def save(self) -> None:
         """Write what is true now. Raises OSError."""
-        await self._write(self._declared(), tokens_reserved)
+        await self._write(self._declared())
+
+    def can_go_on_unsaved(self) -> bool:
+        """Whether there are fencing tokens though the first save failed. Then the next try will come."""
+        if not self._tokens.some_are_left():
+            return False
+        self._save_later()
+        return True
 
     async def run(self) -> None:
         """Take what is in the inbox, again and again, until stop()."""
@@ -192,10 +208,8 @@ class Configuration:
     def _declared(self) -> dict[str, Declared]:
         return {name: _declared(actor) for name, actor in self._registry.actors.items()}
 
-    async def _write(
-        self, draft: dict[str, Declared], tokens_reserved: int = config.TOKENS_RESERVED
-    ) -> None:
-        state = self._state(draft, tokens_reserved)
+    async def _write(self, draft: dict[str, Declared]) -> None:
+        state = self._state(draft)
         try:
             await self._store.save(state)
         except OSError as error:
@@ -203,21 +217,30 @@ class Configuration:
             if not self.trouble:
                 _log.error("cannot save the state to %s: %s", self._store.path, reason)
             self.trouble = f"the state cannot be saved to {self._store.path}: {reason}"
+            if self._tokens.are_low:
+                await self._set_tokens_aside()
             raise
         self.saves += 1
         self.saved_at = self._clock()
         if self.trouble:
             _log.warning("the state is saved again to %s", self._store.path)
             self.trouble = ""
-        self._registry.tokens_low_at = state.token_mark - tokens_reserved // 2
+        self._tokens.set_aside(state.token_mark)
 
-    def _state(self, draft: dict[str, Declared], tokens_reserved: int) -> State:
+    async def _set_tokens_aside(self) -> None:
+        """A full disk has no room for the state, but it has for this."""
+        mark = self._tokens.next_mark
+        with contextlib.suppress(OSError):
+            await self._store.set_token_mark(mark)
+            self._tokens.set_aside(mark)
+
+    def _state(self, draft: dict[str, Declared]) -> State:
         now = self._clock()
         return State(
             boot_id=self._boot_id,
             boot_time=now,
             wall_time=time.time_ns(),
-            token_mark=self._registry.next_token + tokens_reserved,
+            token_mark=self._tokens.next_mark,
             limits=[self._saved(name, declared, now) for name, declared in draft.items()],
         )
 
@@ -238,7 +261,12 @@ class Configuration:
         """Levels need no haste, nor does a disk that has just refused."""
         if self._due is None:
             loop = asyncio.get_running_loop()
-            self._due = loop.call_later(config.LEVELS_SAVE_SECONDS, self._save_now)
+            seconds = config.STATE_RETRY_SECONDS if self.trouble else config.LEVELS_SAVE_SECONDS
+            self._due = loop.call_later(seconds, self._save_now)
+
+    def _tokens_are_low(self) -> None:
+        self._tokens.count()
+        self._save_soon()
 
     def _save_soon(self) -> None:
         if self.trouble:

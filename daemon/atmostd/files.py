@@ -9,6 +9,7 @@ Rule 3: what is opened is checked as it was opened, not before.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -51,6 +52,14 @@ def read_ours(path: Path) -> bytes:
     """All of our file. Raises NotOurs, or OSError if there is none."""
     with open(open_ours(path, os.O_RDONLY), "rb") as file:
         return file.read()
+
+
+def tell_pid(lock: int) -> None:
+    """Put our pid into a lock file, for messages. That is no reason to fail on a disk that refuses."""
+    pid = f"{os.getpid()}\n".encode()
+    with contextlib.suppress(OSError):
+        os.pwrite(lock, pid, 0)  # first: emptied, it might find no room
+        os.ftruncate(lock, len(pid))
 
 
 def _check(path: Path, found: os.stat_result, is_kind: Callable[[int], bool]) -> None:

@@ -5,7 +5,8 @@ It needs no fsync: a write that returned survives our death, and what the host's
 had no holders left.
 Rule 2: after a write that failed nothing more is written to that file: what follows a torn frame
 could not be read. The limits go on being enforced from memory, `trouble` says why, and a checkpoint
-into a new file heals it as soon as the disk does.
+into a new file heals it as soon as the disk does. An empty file beside it, for which a full disk has
+room, tells the next daemon that more was decided than the journal says.
 Rule 3: a file that has grown is replaced by a checkpoint: what is true now, written beside it and
 renamed over it. While that fails, the old one goes on.
 Rule 4: a file that somebody took away takes writes still, and nobody would find them: it is looked
@@ -30,6 +31,7 @@ from atmostd.records import AnyRecord, Damaged, Record
 
 NAME = "journal"
 _NEW = "journal.new"
+_BEHIND = "journal.behind"
 LOST = (
     "who holds slots and who waits would no longer be known, nor what was spent since the state was "
     "saved: clients that come back keep what they hold only if nobody else was given it"
@@ -49,6 +51,7 @@ class Journal:
         self.trouble = ""  # why it is out of date; empty when it is not
         self.records_written = 0
         self.replacements = 0
+        self.is_behind = False  # more was decided than open() has read, or than is in the file now
         self._folder = folder
         self._boot_id = boot_id
         self._noted: list[Record] = []  # of this turn
@@ -84,6 +87,7 @@ class Journal:
             files.check_folder(self._folder)
             self._take_lock()
             files.check_place(self._folder / _NEW)
+            self.is_behind = os.path.lexists(self._folder / _BEHIND)
         except NotOurs as error:
             raise self._not_ours(error) from error
         except OSError as error:
@@ -180,6 +184,10 @@ class Journal:
             return
         self._torn = False
         self.replacements += 1
+        if self.is_behind:
+            self.is_behind = False
+            with contextlib.suppress(OSError):  # then the next daemon is too careful
+                (self._folder / _BEHIND).unlink()
         if self._file >= 0:
             os.close(self._file)
         self._file = file
@@ -195,6 +203,7 @@ class Journal:
             _log.error("the journal %s cannot be %s: %s", self.path, what, reason)
         self.trouble = f"the journal {self.path} cannot be {what}: {reason}"
         if what == "written":
+            self._fall_behind()
             self.trouble += (
                 " (limits are enforced, but who holds and waits would be known after a crash only "
                 "from the clients)"
@@ -202,6 +211,12 @@ class Journal:
         if self._retry is None:
             loop = asyncio.get_running_loop()
             self._retry = loop.call_later(config.JOURNAL_RETRY_SECONDS, self._try_again)
+
+    def _fall_behind(self) -> None:
+        self.is_behind = True
+        with contextlib.suppress(OSError):  # then the next daemon takes the file for complete
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            os.close(os.open(self._folder / _BEHIND, flags, 0o600))
 
     def _try_again(self) -> None:
         self._retry = None

@@ -41,6 +41,16 @@ def replay(recorded: Iterable[AnyRecord], registry: Registry, sessions: Sessions
     Recovery(registry, sessions).replay(recorded)
 
 
+def forget_waiters(sessions: Sessions) -> None:
+    """Where others may hold than the journal says, nobody in it may go before those were heard. Who
+    waits will say so again, and is heard after them."""
+    for session in sessions:
+        for ticket in list(session.tickets.values()):
+            if ticket.state is State.WAITING:
+                leave(ticket)
+                session.drop(ticket)
+
+
 def go_on(registry: Registry) -> None:
     """Whoever may go now goes, and whose time is up is told: once settings and holders are known."""
     for actor in registry.actors.values():

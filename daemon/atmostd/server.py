@@ -92,8 +92,7 @@ def _take_lock(path: Path) -> int:
             f"an atmostd runs on {path} already (pid {pid}); use that one, stop it with: kill {pid}"
             "; or name another path with --socket"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    files.tell_pid(lock)
     return lock
 
 

@@ -6,12 +6,14 @@ Rule 3: files that hold no valid state are never taken for "no state": the limit
 made anew, inactive, and let everybody through. The same with a state that only a newer daemon can
 read: the one before it is out of date, not a replacement.
 Rule 4: a valid file is there at every instant: a damaged one never takes the place of the one before it.
+Rule 5: what a reading daemon needs is not to write: a folder on a full or read-only disk can be opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -21,15 +23,17 @@ from pathlib import Path
 import aiofiles
 import aiofiles.os
 
-from atmostd import files, snapshot
+from atmostd import files, place, snapshot
 from atmostd.damage import Damage, Untrusted, move_aside
 from atmostd.files import NotOurs
+from atmostd.place import DamagedPlace, Mark
 from atmostd.snapshot import NewerSchema, SnapshotError, State
 
 CURRENT = "state"
 PREVIOUS = "state.previous"
 _NEW = "state.new"
 LOCK = "lock"
+TOKENS = "tokens"  # a mark for fencing tokens, for when there is no room for a state
 NAMES_TOLD_MAX = 50  # of limits: a frame has to hold them
 
 _log = logging.getLogger(__name__)
@@ -43,7 +47,11 @@ class Store:
     """The durable state of one daemon. `open` it before anything else."""
 
     def __init__(self, folder: Path) -> None:
+        self.token_mark: int | None = (
+            0  # beside that of the state; None: there was one, and it is not known
+        )
         self._folder = folder
+        self._mark_is_sound = True  # rule 2 goes for TOKENS, too
         self._generation = 0  # of the newest file
         self._current_is_valid = False  # so it is worth keeping as the previous one
         self._untrusted: list[Path] = []
@@ -65,6 +73,7 @@ class Store:
             files.check_folder(self._folder)
             self._take_lock()
             files.check_place(self._folder / _NEW)
+            self.token_mark = self._read_token_mark()
             return self._newest()
         except NotOurs as error:
             raise StoreError(
@@ -123,9 +132,37 @@ class Store:
                     await aiofiles.os.replace(previous, current)
                     self._current_is_valid = True
             raise
+        if self.token_mark is None:  # the state has a mark above all that it could be
+            with contextlib.suppress(OSError):
+                await self.set_token_mark(0)
+                self.token_mark = 0
+
+    async def set_token_mark(self, mark: int) -> None:
+        """Have the next daemon know that the tokens below this may have been given. It needs no room on
+        the disk. Raises OSError; then this mark may be found, or the one before, or a damaged one."""
+        if not self._mark_is_sound:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._mark_is_sound = False
+        await asyncio.to_thread(place.write, self._folder / TOKENS, Mark("", 0, mark), durable=True)
+        self._mark_is_sound = True
+
+    def _read_token_mark(self) -> int | None:
+        """And make room for it, as long as there is some."""
+        path = self._folder / TOKENS
+        try:
+            found = place.read(path)
+        except (DamagedPlace, OSError) as error:
+            _log.error("which fencing tokens were given is not known: %s", error)
+            return None
+        if found is not None:
+            return found.mark
+        with contextlib.suppress(OSError):
+            place.write(path, Mark("", 0, 0), durable=True)
+            _sync_folder(self._folder)
+        return 0
 
     def _take_lock(self) -> None:
-        lock = files.open_ours(self._folder / LOCK, os.O_RDWR | os.O_CREAT)
+        lock = _open_lock(self._folder / LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,8 +172,7 @@ class Store:
                 f"the state folder {self._folder} is in use by another atmostd (pid {pid}); "
                 "stop that one, or name another folder with --state-dir"
             ) from None
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+        files.tell_pid(lock)
         self._lock = lock
 
     def _newest(self) -> State | None:
@@ -166,6 +202,8 @@ class Store:
             return None
         if not self._current_is_valid:
             _log.warning("the state is the one before the last save: %s", found[0][2])
+            if wrong:
+                self.token_mark = None  # the last one had it
         return found[0][0]
 
 
@@ -200,6 +238,15 @@ def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in made:
         _sync_folder(path.parent)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return files.open_ours(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        if error.errno != errno.EROFS or not os.path.lexists(path):
+            raise
+        return files.open_ours(path, os.O_RDONLY)  # which is as good to lock
 
 
 def _private(path: str, flags: int) -> int:

@@ -115,6 +115,15 @@ class Store:
 
     def __init__(self, life: Life) -> None:
         self._life = life
+        self.token_mark = life.host.token_mark
+
+    async def set_token_mark(self, mark: int) -> None:
+        life, world = self._life, self._life.host.world
+        if world.maybe(0.5):
+            raise OSError(30, "Read-only file system")
+        await life.sleep(world.span(MICROSECOND, MILLISECOND))
+        if life.process.alive:
+            life.host.token_mark = mark
 
     async def save(self, state: State) -> None:
         life, world = self._life, self._life.host.world
@@ -296,6 +305,7 @@ class Host:
         world.host = self
         self.folder = Path(tempfile.mkdtemp(prefix="atmost-sim-", dir=FOLDER))
         self.durable: State | None = None
+        self.token_mark = 0  # durable, too
         self.boot = 1
         self.dies_at_write = 0.0
         self.disk_fails = 0.0
