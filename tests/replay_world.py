@@ -184,6 +184,10 @@ class World:
             (self.registry.arrivals, self.registry.next_token),
         )
 
+    def revoked(self) -> set[tuple[bytes, int]]:
+        """Grants that an operator has released, and whose holders may not know it yet."""
+        return {(s.began.session, request) for s in self.sessions for request in s.revoked}
+
     def _limit(self, limit: Limit) -> Any:
         line = [ticket.number for ticket in limit.line]
         level = limit.level.at_rate(limit.level.rate, self.now)

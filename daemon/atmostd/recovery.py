@@ -116,6 +116,7 @@ class Recovery:
                 session = self._clients.pop(serial, None)
                 if session is not None:
                     session.tickets.clear()  # they are Gone, in this very turn
+                    session.revoked.clear()
                     self._sessions.end_idle([session])
             case LimitIs():
                 self._limit_is(record)
