@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 import atmost
 import dev
+from atmost.cli.parser import COMMANDS
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
@@ -35,7 +37,7 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY = (commands(block) for block in blocks("console"))
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, WHY = (commands(block) for block in blocks("console"))
 
 
 class Shell:
@@ -145,6 +147,23 @@ def _has_tickets(client: Client, count: int) -> bool:
 def test_every_day(shell: Shell) -> None:
     for command in EVERY_DAY:
         shell.run(command)
+
+
+def test_why_is_my_job_waiting(shell: Shell, daemon: RunningDaemon) -> None:
+    """`top` and `watch`, which do not end by themselves, have tests of their own."""
+    with daemon.client() as client, daemon.client() as waiter:
+        client.create_limit("gpu", 1)
+        client.acquire("gpu")
+        waiting = threading.Thread(target=lambda: waiter.acquire("gpu").release())
+        waiting.start()
+        wait_until(lambda: client.read_limit("gpu").waiting)
+        told = shell.run(WHY[0])
+        assert WHY[0] == "atmost explain gpu"
+        assert re.match(r'pid \d+ \(.*\) waits .* for 1 slot of "gpu": it is held, by pid ', told)
+        for command in WHY:
+            assert command.split()[1] in COMMANDS
+        client.release_grant(client.list_tickets("gpu")[0].token)
+        waiting.join()
 
 
 def test_snippets(daemon: RunningDaemon) -> None:
