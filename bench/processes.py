@@ -1,7 +1,9 @@
 """The processes that are measured, and what the kernel knows of them.
 
 Rule 1: every contender is pinned alike: what answers (a daemon) on one core, what asks on another.
-Rule 2: they live in one temp folder and end with it. A client process also ends with its stdin.
+Rule 2: they live in one temp folder, but for the journals, and end with it. A client process also ends
+with its stdin.
+Rule 3: journals are in memory, as in use: the runtime folder is in /run.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 START_SECONDS = 20.0  # for a daemon to answer, on a machine that is busy with other things
 STOP_SECONDS = 5.0  # for it to end in order
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MEMORY = "/dev/shm"
 SOCKET_FOLDER_BYTES_MAX = 80  # the kernel takes 107 bytes for the path of a socket in it
 
 
@@ -73,12 +76,13 @@ class Floor:
 class Daemon:
     """An atmostd of the bench's own."""
 
-    def __init__(self, folder: Path, cores: Cores) -> None:
+    def __init__(self, folder: Path, runtime: Path, cores: Cores) -> None:
         self.socket = folder / "socket"
         self.cores = cores
         self.client = Client(self.socket)
         folder.mkdir()
         self._folder = folder
+        self._runtime = runtime
         self._log = folder / "log"
         self._process = self._start()
 
@@ -90,7 +94,7 @@ class Daemon:
             "--state-dir",
             folder / "state",
             "--runtime-dir",
-            folder,
+            self._runtime,
         ]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
@@ -192,6 +196,8 @@ class Bench:
         self._daemons = 0
         short = len(os.fsencode(tempfile.gettempdir())) < SOCKET_FOLDER_BYTES_MAX
         self._folder = Path(tempfile.mkdtemp(prefix="atmost-bench-", dir=None if short else "/tmp"))
+        memory = MEMORY if os.access(MEMORY, os.W_OK) else self._folder
+        self._runtime = Path(tempfile.mkdtemp(prefix="atmost-bench-", dir=memory))
         try:
             self.floor = Floor(self._folder)
         except BaseException:
@@ -204,13 +210,15 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         with undisturbed():
             self.end_case()
+            shutil.rmtree(self._runtime, ignore_errors=True)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def daemon(self, cores: Cores | None = None) -> Daemon:
         """Start one and wait until it answers."""
         with undisturbed():
             self._daemons += 1
-            made = Daemon(self._folder / str(self._daemons), cores or self.cores)
+            number = str(self._daemons)
+            made = Daemon(self._folder / number, self._runtime / number, cores or self.cores)
             self._open.append(made)
         made.wait_until_ready()
         return made

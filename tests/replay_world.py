@@ -96,7 +96,7 @@ class World:
         self.journal = Journal(folder, BOOT)
         self.alarms: list[tuple[int, Limit]] = []
         self.crashes: list[BaseException] = []
-        self.turn = Turn(self.journal.write, self.clock)
+        self.turn = Turn(self.journal.write, self.clock, self.crashes.append)
         bounds = Bounds()
         refusals = Refusals(bounds, self.clock)
         self.registry = Registry(

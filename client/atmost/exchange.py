@@ -226,7 +226,7 @@ class Exchange:
             self._waiting.pop(number, None)  # last: rule 3
 
     def _failed(self, number: int, failure: AtmostError) -> Answer:
-        if isinstance(failure, GrantLost) and number in self._held:
+        if isinstance(failure, GrantLost):  # also when its release is on the way
             self.lost_grants[number] = failure
             self._held.pop(number, None)
         self._waiting.pop(number, None)

@@ -53,26 +53,35 @@ class Grant:
     unguarded: those of the limits that are inactive, where nothing is occupied.
     """
 
-    __slots__ = (
-        "_connection",
-        "_lost",
-        "_number",
-        "names",
-        "slots",
-        "token",
-        "unguarded",
-        "waited_seconds",
-    )
+    __slots__ = ("_connection", "_granted", "_hold", "_lost")
 
-    def __init__(self, asked: Asked, connection: Connection | None, granted: wire.Granted | None):
-        self.names = tuple(asked.hold)
-        self.slots = dict(asked.hold)
-        self.waited_seconds = granted.waited_ns / 1e9 if granted else 0.0
-        self.token = granted.token if granted else 0
-        self.unguarded = tuple(granted.unguarded) if granted else ()
+    def __init__(self, asked: Asked, connection: Connection | None, granted: wire.Granted):
+        self._hold = asked.hold
+        self._granted = granted
         self._connection = connection
-        self._number = granted.request if granted else 0
         self._lost: GrantLost | None = None
+
+    # Most bodies ask for none of these, so they are made when they are asked for.
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._hold)
+
+    @property
+    def slots(self) -> dict[str, int]:
+        return dict(self._hold)
+
+    @property
+    def waited_seconds(self) -> float:
+        return self._granted.waited_ns / 1e9
+
+    @property
+    def token(self) -> int:
+        return self._granted.token
+
+    @property
+    def unguarded(self) -> tuple[str, ...]:
+        return tuple(self._granted.unguarded)
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -84,14 +93,14 @@ class Grant:
         """Why the slots are no longer held, though nobody here released them; None as far as we know.
         Leaving the block raises it."""
         if self._lost is None and self._connection is not None:
-            self._lost = self._connection.lost_grant(self._number)
+            self._lost = self._connection.lost_grant(self._granted.request)
         return self._lost
 
     def release(self) -> None:
         """Give the slots back. Twice is harmless; in a forked child it does nothing."""
         connection = self._connection
         if connection is not None:
-            self._lost = connection.release(self._number)
+            self._lost = connection.release(self._granted.request)
             self._connection = None
 
     def __enter__(self) -> Grant:
@@ -467,7 +476,7 @@ class Client:
 
     def _acquire(self, asked: Asked, caller: object, block: bool = False) -> Grant:
         if asked.nothing:
-            return Grant(asked, None, None)
+            return Grant(asked, None, wire.Granted(request=0, token=0, waited_ns=0))
         connection = self._connection
         if connection is None or connection.lost:
             began = time.monotonic()
@@ -517,9 +526,12 @@ def _granted(connection: Connection, asked: Asked, caller: object, block: bool) 
 
 def _end(grant: Grant, caller: object) -> None:
     """The caller has left this grant's block."""
-    if grant._connection is not None:
-        grant._connection.leave(caller, grant._number)
-    grant.release()
+    connection = grant._connection
+    try:
+        grant.release()
+    finally:
+        if connection is not None:
+            connection.leave(caller, grant._granted.request)
 
 
 class _Thread(threading.local):

@@ -193,14 +193,17 @@ class Connection:
         self._exchange.leave(caller, number)
 
     def release(self, number: int) -> GrantLost | None:
-        """Let go of what the request has. Needs no answer. Returns why it had nothing any more."""
+        """Let go of what the request has. Needs no answer. Returns why it had nothing any more, if the
+        daemon has said so by now; that is looked at last, since others may wait for the slots."""
         with self._lock:
-            looks = not self._reading and not self.lost and self._socket.has_unread()
-            if not looks:
-                return self._release(number)
-        self._look()
-        with self._lock:
-            return self._release(number)
+            lost = self._exchange.lost_grants.get(number)
+            if lost is not None or self.lost:
+                return lost
+            self._send(self._exchange.release(number))
+            self._settle_if_nobody_does()
+            if self._reading or not self._socket.has_unread():
+                return None
+        return self.lost_grant(number)
 
     def lost_grant(self, number: int) -> GrantLost | None:
         """Why this grant is no longer held, as far as the daemon has said by now."""
@@ -236,13 +239,6 @@ class Connection:
                 self._socket.send(frame)
             except OSError as error:
                 self._disconnect(_why_broken(error))
-
-    def _release(self, number: int) -> GrantLost | None:
-        lost = self._exchange.lost_grants.get(number)
-        if lost is None and not self.lost:
-            self._send(self._exchange.release(number))
-            self._settle_if_nobody_does()
-        return lost
 
     # Waiting
 
@@ -296,7 +292,8 @@ class Connection:
         finally:
             if leads:
                 self._reading = False  # at once: another exception could come with the first call
-                self._hand_over()
+                if self._calls or self.lost or self._exchange.unsettled:  # nearly never
+                    self._hand_over()
 
     def _lead(self, call: _Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""

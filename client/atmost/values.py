@@ -5,6 +5,7 @@ Rule: a check returns the value in its one normal form or raises InvalidValue; i
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,10 @@ NAMES_MAX = 32  # limits in one request: names of the greatest length still fit 
 COUNT_MAX = 2**53 - 1  # slots: the greatest whole number that JSON readers keep exactly
 VALUE_CHARS_MAX = 80  # of a wrong value, quoted in an error
 
+NAMES_KNOWN = (
+    1000  # good ones that are not looked at again: a program asks for few, again and again
+)
+
 _NAME = re.compile(rf"[^/%&><\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_CHARS_MAX}}}")
 
 Names = str | Iterable[str] | Mapping[str, int] | None
@@ -24,7 +29,7 @@ Names = str | Iterable[str] | Mapping[str, int] | None
 
 def check_name(name: Any, field: str = "name") -> str:
     """A limit's name: 1 to 200 characters, none of / % & > <, no control characters."""
-    if isinstance(name, str) and _NAME.fullmatch(name):
+    if isinstance(name, str) and _is_name(name):
         return name
     raise invalid(
         field,
@@ -98,6 +103,11 @@ def slots_by_name(names: Names, occupy: Any = 1, field: str = "names") -> dict[s
     if len(asked) > NAMES_MAX:
         raise invalid(field, len(asked), f"at most {NAMES_MAX} names in one request")
     return asked
+
+
+@functools.lru_cache(NAMES_KNOWN)
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def _is_whole(value: Any) -> bool:

@@ -462,6 +462,7 @@ def spoken(hello: Hello) -> int:
 
 
 _prefix = struct.Struct(">I").unpack_from
+_prefix_of = struct.Struct(">I").pack
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientMessage)
 _daemon_decoder = msgspec.msgpack.Decoder(DaemonMessage)
@@ -472,9 +473,10 @@ decode_daemon_message: Callable[[bytes | memoryview], DaemonMessage] = _daemon_d
 def encode(message: Message) -> bytes:
     """The message as one frame. Raises ProtocolError if it is longer than a frame may be."""
     body = _encoder.encode(message)
-    if len(body) > FRAME_BYTES_MAX:
-        raise ProtocolError(f"a {type(message).__name__} of {len(body)} bytes fits no frame")
-    return len(body).to_bytes(PREFIX_BYTES, "big") + body
+    length = len(body)
+    if length > FRAME_BYTES_MAX:
+        raise ProtocolError(f"a {type(message).__name__} of {length} bytes fits no frame")
+    return _prefix_of(length) + body
 
 
 class FrameReader:
@@ -500,17 +502,17 @@ class FrameReader:
             self._rest = b""
         view = memoryview(data)
         start, end = 0, len(data)
-        while end - start >= PREFIX_BYTES:
-            body = start + PREFIX_BYTES
+        while (body := start + PREFIX_BYTES) <= end:
             (length,) = _prefix(data, start)
             if length > FRAME_BYTES_MAX:
                 raise ProtocolError(
                     f"a frame of {length} bytes; at most {FRAME_BYTES_MAX} are allowed"
                 )
-            if end - body < length:
+            behind = body + length
+            if behind > end:
                 break
-            start = body + length
-            yield view[body:start]
+            yield view[body:behind]
+            start = behind
         if start < end:
             self._rest = bytes(view[start:])
 

@@ -57,7 +57,7 @@ class Daemon:
         self.refusals = Refusals(self.bounds, self.clock)
         self.admins = Admins(settings.admin_gid)
         self.door = Door(self.bounds, self.refusals)
-        self.turn = Turn(journal.write, self.clock)
+        self.turn = Turn(journal.write, self.clock, self._crash)
         self.connections: set[Connection] = set()
         self.refused: set[Connection] = set()  # they may still read why
         self.processes = Processes()

@@ -5,9 +5,9 @@ Rule: nothing else applies events to a limit, so its messages act in the order i
 
 from __future__ import annotations
 
-import asyncio
+import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 
 from atmostd.clock import Clock
 from atmostd.limit import Limit
@@ -18,7 +18,7 @@ from atmostd.turn import Turn
 class Surroundings:
     """What every actor of this daemon shares."""
 
-    __slots__ = ("clock", "crash", "deliver", "loop", "note", "turn")
+    __slots__ = ("clock", "crash", "deliver", "note", "turn")
 
     def __init__(
         self,
@@ -33,13 +33,12 @@ class Surroundings:
         self.note = note  # remembers what an event changed, before its effects
         self.deliver = deliver  # takes each effect to whom it concerns
         self.crash = crash  # a broken invariant: the daemon must not go on
-        self.loop = asyncio.get_running_loop()
 
 
 class Actor:
     """Post events; the rest happens in their order."""
 
-    __slots__ = ("_around", "_awake", "_inbox", "_sleep", "_task", "implicit", "limit")
+    __slots__ = ("_around", "_awake", "_coroutine", "_inbox", "implicit", "limit")
 
     def __init__(self, limit: Limit, implicit: bool, around: Surroundings) -> None:
         self.limit = limit
@@ -47,8 +46,7 @@ class Actor:
         self._around = around
         self._inbox: deque[Event] = deque()
         self._awake = False
-        self._sleep: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None  # from the first message on
+        self._coroutine: Coroutine[None, None, None] | None = None  # from the first message on
 
     @property
     def idle(self) -> bool:
@@ -62,20 +60,26 @@ class Actor:
     def post(self, event: Event) -> None:
         """Put a message into the inbox. It acts within this turn of the loop."""
         self._inbox.append(event)
-        if self._awake:
-            return
-        self._awake = True
-        self._around.turn.actor_wakes()
-        if self._sleep is not None:
-            self._sleep.set_result(None)
-        else:
-            self._task = self._around.loop.create_task(self._run(), name=self.limit.name)
+        if not self._awake:
+            self._awake = True
+            self._around.turn.will_step(self)
+
+    def step(self) -> None:
+        """The coroutine goes on, until the inbox is empty."""
+        if self._coroutine is None:
+            self._coroutine = self._run()
+        try:
+            self._coroutine.send(None)
+        except StopIteration:
+            self._coroutine = None
 
     def stop(self) -> None:
         """End the coroutine; what is in the inbox is not acted on."""
         self._awake = True  # so that what comes now, such as the death of a client, wakes nobody
-        if self._task is not None:
-            self._task.cancel()
+        self._inbox.clear()
+        if self._coroutine is not None:
+            self._coroutine.close()
+            self._coroutine = None
 
     async def _run(self) -> None:
         around, limit, inbox = self._around, self.limit, self._inbox
@@ -92,12 +96,13 @@ class Actor:
                         around.deliver(effect)
                 self._awake = False
                 if limit.deleted:
-                    # Its last holders may still let go of their other limits: post() starts anew.
-                    self._sleep = None
-                    around.turn.actor_sleeps()
-                    return
-                self._sleep = around.loop.create_future()
-                around.turn.actor_sleeps()
-                await self._sleep
+                    return  # its last holders may still let go of other limits: step() starts anew
+                await _next_step()
         except Exception as error:
             around.crash(error)
+
+
+@types.coroutine
+def _next_step() -> Generator[None, None, None]:
+    """Wait for step(). Nothing else wakes an actor, so no loop has to know of its coroutine."""
+    yield

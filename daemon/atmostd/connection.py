@@ -284,20 +284,22 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError("a request before the hello") from wrong
             self._fail(wrong.request, wrong.error)
             return
-        if self._session is None:
+        session = self._session
+        if session is None:
             self._greet(message)
             return
-        if isinstance(message, Hello):
-            raise ProtocolError("a second hello")
         try:
             of_session = _OF_SESSION.get(type(message))
             if of_session is not None:
-                of_session(self._session, message)
+                of_session(session, message)
+            elif isinstance(message, Hello):
+                raise ProtocolError("a second hello")
             else:
                 _OF_CONNECTION[type(message)](self, message)
         except ProtocolError:
             raise
         except AtmostError as error:
+            assert not isinstance(message, Hello)
             self._fail(message.request, error)
 
     def _greet(self, message: wire.Message) -> None:
@@ -356,10 +358,15 @@ class Connection(asyncio.Protocol):
         if watch is not None:
             self._host.registry.events.forget([watch])
 
+    def reads(self) -> bool:
+        """Whether it has read what it was sent, more or less."""
+        transport = self._transport
+        return not (self._slow or transport is None or transport.is_closing())
+
     def room(self) -> int:
         """How many bytes of events it may be sent now."""
         transport = self._transport
-        if self._slow or transport is None or transport.is_closing():
+        if transport is None or not self.reads():
             return 0
         unread = transport.get_write_buffer_size() + sum(map(len, self._output))
         at_most = min(config.EVENTS_UNREAD_BYTES_MAX, self._output_bytes_max // 2)
@@ -466,7 +473,8 @@ class Connection(asyncio.Protocol):
     def send(self, message: wire.Message) -> None:
         """Say this at the end of the turn."""
         if self._transport is not None:
-            self._speak()
+            if not self._speaks:
+                self._speak()
             self._output.append(wire.encode(message))
 
     def _fail(self, request: int, error: AtmostError) -> None:
@@ -484,24 +492,27 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        output, self._output = self._output, []
-        unread = transport.get_write_buffer_size() + sum(map(len, output))
+        output = self._output
         bytes_max = self._output_bytes_max
+        unread = transport.get_write_buffer_size()
         if self._questions:
-            unread += self._answer_some(output, bytes_max - unread)
+            self._answer_some(output, bytes_max - unread - sum(map(len, output)))
+        data = b"".join(output)
+        output.clear()
+        unread += len(data)
         if unread > bytes_max:
             _log.warning("cutting off %s: it left %d bytes unread", self._client(), unread)
             self.cut()
             return
-        if output:
-            transport.write(output[0] if len(output) == 1 else b"".join(output))
+        if data:
+            transport.write(data)
         if self._questions:
             self._speak()  # in the next turn
         if self._held_back is not None:
             self._go_on()
 
-    def _answer_some(self, output: list[bytes], room: int) -> int:
-        """Answer questions while there is time and room for the answers. Returns their bytes."""
+    def _answer_some(self, output: list[bytes], room: int) -> None:
+        """Answer questions while there is time and room for the answers."""
         said = count = 0
         for question in self._questions:
             # Counted one by one: a few bytes of questions can ask for megabytes.
@@ -511,7 +522,6 @@ class Connection(asyncio.Protocol):
             said += len(output[-1])
             count += 1
         del self._questions[:count]
-        return said
 
 
 _OF_SESSION: dict[type, Callable[[Session, Any], None]] = {

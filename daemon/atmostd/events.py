@@ -31,8 +31,11 @@ EVENTS_BYTES_MAX = FRAME_BYTES_MAX - 64  # what is around the events of a frame 
 class Reader(Protocol):
     """A connection, as its watches see it."""
 
+    def reads(self) -> bool:
+        """Whether it has read what it was sent, more or less. If not, tell_missed() is called later."""
+
     def room(self) -> int:
-        """How many bytes of events it may be sent now; none while it has not read what it was sent."""
+        """How many bytes of events it may be sent now; none while it does not read."""
 
     def send(self, message: wire.Message) -> None: ...
 
@@ -84,8 +87,8 @@ class Watch:
         return missed
 
     def tell_missed(self) -> None:
-        """It reads again: have it know what it has missed."""
-        if self.missed and self.reader.room() > 0:
+        """If it reads, have it know what it has missed; a few bytes are never too many."""
+        if self.missed and self.reader.reads():
             self._send([])
 
     def _send(self, events: list[bytes]) -> None:

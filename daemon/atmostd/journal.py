@@ -134,10 +134,10 @@ class Journal:
 
     def write(self) -> None:
         """Put this turn's records into the file. Called before any reply of the turn."""
-        noted, self._noted = self._noted, []
-        if noted and not self._torn and self._file >= 0:
-            self._append(noted)
-        # Else the checkpoint that heals or begins it has them all.
+        if self._noted:
+            if not self._torn and self._file >= 0:
+                self._append(self._noted)
+            self._noted.clear()  # else the checkpoint that heals or begins it has them all
         if self._replace_next or self._bytes > self._bytes_max:
             self._replace_next = False
             self._replace()

@@ -24,6 +24,10 @@ from atmostd.level import Level
 from atmostd.line import Line
 from atmostd.statistics import Tally
 from atmostd.ticket import (
+    ARRIVING,
+    ENDED,
+    HELD,
+    WAITING,
     Arrive,
     Delete,
     Edit,
@@ -35,7 +39,6 @@ from atmostd.ticket import (
     Readmit,
     Refused,
     Reset,
-    State,
     Tick,
     Ticket,
     TimedOut,
@@ -143,13 +146,14 @@ class Limit:
     # The events
 
     def _arrive(self, ticket: Ticket, now: int) -> list[Effect]:
-        if ticket.state is not State.ARRIVING:
+        if ticket.state is not ARRIVING:
             return []  # let go, or refused by another of its limits, before it got here
         refusal = self._refusal(ticket)
         if refusal is not None:
             return _refuse([(ticket, refusal)], now)
         ticket.missing -= 1
-        if not self.line and len(ticket.parts) == 1 and self.has_room(ticket.parts[0].slots, now):
+        parts = ticket.parts
+        if len(parts) == 1 and not self.line.count and self.has_room(parts[0].slots, now):
             take(ticket, now)  # an empty line: it is at the head already
             return [Granted(ticket)]
         if len(self.line) >= self.waiters_max:
@@ -157,10 +161,10 @@ class Limit:
         self.line.add(ticket)
         if ticket.missing:
             return []
-        ticket.state = State.WAITING
+        ticket.state = WAITING
         lines = _limits_of(ticket)
         effects = _grant_in_order(lines, now)
-        if ticket.state is State.WAITING and ticket.deadline is not None:
+        if ticket.state is WAITING and ticket.deadline is not None:
             if ticket.deadline <= now:
                 return effects + _time_out([ticket], now)
             ticket.home._remember_deadline(ticket)
@@ -174,7 +178,7 @@ class Limit:
         while self._deadlines and self._deadlines[0][0] <= now:
             due.append(heapq.heappop(self._deadlines)[2])
         effects = _grant_in_order([self], now)  # who can go at this very instant is not late
-        late = [ticket for ticket in due if ticket.state is State.WAITING]
+        late = [ticket for ticket in due if ticket.state is WAITING]
         return effects + _time_out(late, now) if late else effects
 
     def _edit(self, edit: Edit, now: int) -> list[Effect]:
@@ -283,15 +287,13 @@ class Limit:
     def _remember_deadline(self, ticket: Ticket) -> None:
         assert ticket.deadline is not None
         if len(self._deadlines) > 2 * len(self.line) + DEADLINES_DEAD_MAX:
-            self._deadlines = [
-                entry for entry in self._deadlines if entry[2].state is State.WAITING
-            ]
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state is WAITING]
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
 
     def next_instant(self, now: int) -> int | None:
         """The first instant at which time alone changes something here."""
-        while self._deadlines and self._deadlines[0][2].state is not State.WAITING:
+        while self._deadlines and self._deadlines[0][2].state is not WAITING:
             heapq.heappop(self._deadlines)
         instants = [self._deadlines[0][0]] if self._deadlines else []
         if self.level.units and self.line:
@@ -329,7 +331,7 @@ class Limit:
 
 def take(ticket: Ticket, now: int) -> None:
     """The one place that takes slots: all that the ticket asks, in all of its limits."""
-    ticket.state = State.ENDED  # unless it holds something that it can let go of
+    ticket.state = ENDED  # unless it holds something that it can let go of
     for part in ticket.parts:
         if part.spend:
             # A late timer counts from what was due, but not from before a level was last looked at:
@@ -337,31 +339,31 @@ def take(ticket: Ticket, now: int) -> None:
             now = max(now, part.limit.level.settled_at)
     ticket.granted_at = now
     for part in ticket.parts:
-        limit = part.limit
+        limit, hold, spend = part.limit, part.hold, part.spend
         limit.line.discard(ticket)
-        if part.hold:
-            ticket.state = State.HELD
+        if hold:
+            ticket.state = HELD
         if not limit.active or limit.deleted:
             continue
-        if part.hold:
+        if hold:
             part.taken = True
             limit.holders[ticket.number] = ticket
-            limit.held += part.hold
-        if part.spend:
+            limit.held += hold
+        if spend:
             limit.level.settle(now)
-            limit.level.spend(part.spend)
-        if limit.line:
+            limit.level.spend(spend)
+        if limit.line.count:
             limit._note_passer(ticket)
 
 
 def hold_again(ticket: Ticket, names: Collection[str], at: int) -> None:
     """The ticket was granted at `at`, and has slots on the books of these limits."""
-    ticket.state = State.ENDED
+    ticket.state = ENDED
     ticket.granted_at = at
     for part in ticket.parts:
         part.limit.line.discard(ticket)
         if part.hold:
-            ticket.state = State.HELD
+            ticket.state = HELD
             if part.limit.name in names and not part.limit.deleted:
                 part.taken = True
                 part.limit.holders[ticket.number] = ticket
@@ -370,7 +372,7 @@ def hold_again(ticket: Ticket, names: Collection[str], at: int) -> None:
 
 def leave(ticket: Ticket) -> None:
     """The one place that gives slots back and leaves the lines."""
-    ticket.state = State.ENDED
+    ticket.state = ENDED
     for part in ticket.parts:
         limit = part.limit
         limit.line.discard(ticket)
@@ -389,20 +391,18 @@ def _readmit(ticket: Ticket, now: int) -> list[Effect]:
         if not part.limit.deleted and not part.limit.has_room(part.slots, now)
     ]
     if lacked:
-        ticket.state = State.ENDED
+        ticket.state = ENDED
         return [Refused(ticket, "grant_lost", {"names": lacked, "reason": UNKNOWN_HOLDER})]
     take(ticket, now)
     return [Granted(ticket)]
 
 
 def _let_go(ticket: Ticket, now: int) -> list[Effect]:
-    if ticket.state is State.ENDED:
+    if ticket.state is ENDED:
         return []
     leave(ticket)
-    lines = [part.limit for part in ticket.parts if part.limit.line]
-    if not lines:
-        return []
-    return _grant_in_order(lines, now)
+    lines = [part.limit for part in ticket.parts if part.limit.line.count]
+    return _grant_in_order(lines, now) if lines else []
 
 
 def _refuse(refused: list[tuple[Ticket, tuple[str, dict[str, object]]]], now: int) -> list[Effect]:
@@ -490,7 +490,7 @@ def _sweep(lines: list[Limit], now: int, granted: list[Ticket]) -> bool:
             if part.limit.active
             and (part.limit in held_back or not part.limit.has_room(part.slots, now))
         ]
-        if ticket.state is State.WAITING and not lacked:
+        if ticket.state is WAITING and not lacked:
             take(ticket, now)
             granted.append(ticket)
             if not waited_in.isdisjoint(limits):
@@ -504,7 +504,7 @@ def _sweep(lines: list[Limit], now: int, granted: list[Ticket]) -> bool:
         waited_in.update(limits)
         if not ticket.keeps and lacked:
             ticket.keeps = all(limit.was_passed_by_enough(ticket) for limit in lacked)
-        if ticket.keeps or ticket.state is State.ARRIVING:
+        if ticket.keeps or ticket.state is ARRIVING:
             held_back.update(limits)
         elif len(lacked) == 1:
             held_back.add(lacked[0])

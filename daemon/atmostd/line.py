@@ -29,14 +29,14 @@ _by_number = attrgetter("number")
 class Line(Generic[T]):
     """Add, leave and look at a head are O(1); listing and ranking are O(n)."""
 
-    __slots__ = ("_count", "_lanes")
+    __slots__ = ("_lanes", "count")
 
     def __init__(self) -> None:
         self._lanes: dict[Hashable, OrderedDict[int, T]] = {}
-        self._count = 0
+        self.count = 0  # the same as len(), and no call
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[T]:
         """Every ticket in the order of arrival."""
@@ -55,13 +55,13 @@ class Line(Generic[T]):
         if lane is None:
             lane = self._lanes[ticket.shape] = OrderedDict()
         lane[ticket.number] = ticket
-        self._count += 1
+        self.count += 1
 
     def discard(self, ticket: T) -> None:
         """Leave the line; a ticket that does not stand in it is no error."""
         lane = self._lanes.get(ticket.shape)
         if lane is not None and lane.pop(ticket.number, None) is not None:
-            self._count -= 1
+            self.count -= 1
             if not lane:
                 del self._lanes[ticket.shape]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Protocol, assert_never
 
 from msgspec import Struct
@@ -192,12 +192,15 @@ class Registry:
         Raises InvalidValue, LimitNotFound or LimitInactive; then nothing was made or changed.
         """
         hold, spend = asked.hold, asked.spend
-        # One name is nearly every request: it skips the set and the sort.
-        names = list(hold) if not spend and len(hold) == 1 else sorted(hold.keys() | spend.keys())
-        _check_values(asked, names)
+        names = [*hold, *spend]
+        if len(names) > 1:
+            names = sorted(set(names))
+        _check_values(asked.request, names, hold, spend)
+        timeout = asked.timeout_seconds
+        if timeout is not None:
+            values.check_timeout(timeout)
         homes = self._find_or_make(names, asked.strict, asker)
         now = self._around.clock()
-        timeout = asked.timeout_seconds
         deadline = None
         if timeout is not None and timeout <= config.WAIT_SECONDS_MAX:
             deadline = now + int(timeout * NANOSECONDS)
@@ -221,7 +224,7 @@ class Registry:
             name: asked.hold.get(name, 0) + asked.spend.get(name, 0)
             for name in sorted(asked.hold.keys() | asked.spend.keys())
         }
-        _check_values(asked, list(slots))
+        _check_values(asked.request, list(slots), asked.hold, asked.spend)
         for name in slots:
             values.check_name(name)
         return AcquireTimeout(slots, asked.timeout_seconds or 0.0, places={})
@@ -230,7 +233,7 @@ class Registry:
         """Put a holder on the books of which no record was left; if its slots are not free any more,
         it is told that its grant was lost."""
         names = sorted(keep.hold)
-        _check_values(keep, names)
+        _check_values(keep.request, names, keep.hold, {})
         homes = [self.actors.get(name) or self.ghost(name) for name in names]
         now = self._around.clock()
         self.arrivals += 1
@@ -242,7 +245,8 @@ class Registry:
 
     def let_go(self, ticket: Ticket) -> None:
         """Whatever the ticket has: slots, places in line, or nothing."""
-        request_of(ticket).home.post(LetGo(ticket))
+        request: Request = ticket.owner
+        request.home.post(LetGo(ticket))
 
     def held_by_token(self, token: int) -> list[Ticket]:
         """Who holds slots under this token: one, unless a client that came back said what is not so."""
@@ -299,8 +303,8 @@ class Registry:
     # The journal
 
     def _note_arrival(self, ticket: Ticket, hold: dict[str, int], spend: dict[str, int]) -> None:
-        request = request_of(ticket)
-        request.arrived = Arrived(
+        request: Request = ticket.owner
+        request.arrived = arrived = Arrived(
             ticket.number,
             request.asker.record(),
             request.number,
@@ -313,7 +317,7 @@ class Registry:
             request.by_process,
             request.kept,
         )
-        self._note_record(request.arrived)
+        self._note_record(arrived)
 
     def _note(self, actor: Actor, event: Event, now: int) -> None:
         """What an event changed, for the journal; what effects tell is not said twice."""
@@ -460,24 +464,15 @@ def ticket_of(
     request: Request,
 ) -> Ticket:
     """A request as the rules see it. `homes`: its limits, in the order of their names."""
-    parts = tuple(
-        [
-            Part(home.limit, hold.get(home.limit.name, 0), spend.get(home.limit.name, 0))
-            for home in homes
-        ]
-    )
+    parts = []
+    for home in homes:
+        limit = home.limit
+        parts.append(Part(limit, hold.get(limit.name, 0), spend.get(limit.name, 0)))
+    shape: Hashable = parts[0].slots
+    if len(parts) > 1:
+        shape = tuple((part.limit.name, part.slots) for part in parts)
     return Ticket(
-        number=number,
-        parts=parts,
-        shape=parts[0].slots
-        if len(parts) == 1
-        else tuple((part.limit.name, part.slots) for part in parts),
-        asked_at=asked_at,
-        deadline=deadline,
-        strict=strict,
-        inside=inside,
-        owner=request,
-        missing=len(parts),
+        number, tuple(parts), shape, asked_at, deadline, strict, inside, request, missing=len(parts)
     )
 
 
@@ -518,19 +513,16 @@ def _nobody_listens() -> None:
     """What the hooks are until Configuration takes them."""
 
 
-def _check_values(asked: Acquire | Keep, names: list[str]) -> None:
+def _check_values(
+    request: int, names: list[str], hold: dict[str, int], spend: dict[str, int]
+) -> None:
     """What a well-behaved client has checked before."""
-    if asked.request < 1:
-        raise InvalidValue("request", str(asked.request), "a whole number >= 1")
+    if request < 1:
+        raise InvalidValue("request", str(request), "a whole number >= 1")
     if not names:
         raise InvalidValue("hold", "{}", "slots of at least one limit, in hold or spend")
     if len(names) > values.NAMES_MAX:
         raise InvalidValue("hold", str(len(names)), f"at most {values.NAMES_MAX} limits")
-    spend, timeout = (
-        (asked.spend, asked.timeout_seconds) if isinstance(asked, Acquire) else ({}, None)
-    )
-    for slots in (*asked.hold.values(), *spend.values()):
+    for slots in (*hold.values(), *spend.values()):
         if not 1 <= slots <= values.COUNT_MAX:
             values.check_slots(slots)
-    if timeout is not None:
-        values.check_timeout(timeout)

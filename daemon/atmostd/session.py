@@ -26,8 +26,8 @@ from atmostd.door import Door
 from atmostd.peer import Peer, Processes
 from atmostd.records import Revoked, SessionBegan, SessionEnded
 from atmostd.refusals import Refusals
-from atmostd.registry import Registry, request_of
-from atmostd.ticket import State, Ticket
+from atmostd.registry import Registry, Request, request_of
+from atmostd.ticket import ARRIVING, ENDED, HELD, WAITING, Ticket
 
 
 class Notes(Protocol):
@@ -119,7 +119,7 @@ class Session:
         self._waiting = {
             request
             for request, ticket in self.tickets.items()
-            if ticket.state in (State.ARRIVING, State.WAITING)
+            if ticket.state in (ARRIVING, WAITING)
         }
 
     def detach(self, line: Line) -> None:
@@ -136,7 +136,7 @@ class Session:
         self.ending = "process" if self.tickets and self._peer.is_ending() else "connection"
         self.revoked.clear()
         for request, ticket in list(self.tickets.items()):
-            if not (request_of(ticket).by_process and ticket.state is State.HELD):
+            if not (request_of(ticket).by_process and ticket.state is HELD):
                 self._let_go(request)
         self._end_if_idle()
 
@@ -169,7 +169,7 @@ class Session:
         known = self.tickets.get(message.request)
         if known is not None:
             self._name(message.request)
-            if known.state in (State.HELD, State.ENDED):
+            if known.state in (HELD, ENDED):
                 self._tell_granted(known)
             return
         if self.revoked and message.request in self.revoked:
@@ -186,7 +186,9 @@ class Session:
             self._sessions.held_back.append((self, message))
             waiting.add(message.request)
             return
-        inside = tuple([self.tickets[n] for n in message.inside if n in self.tickets])
+        inside: tuple[Ticket, ...] = ()
+        if message.inside:
+            inside = tuple([self.tickets[n] for n in message.inside if n in self.tickets])
         self.tickets[message.request] = self._sessions.registry.acquire(self, message, inside)
         waiting.add(message.request)
 
@@ -213,7 +215,7 @@ class Session:
         known = self.tickets.get(message.request)
         if known is not None:
             self._name(message.request)
-            if known.state is State.HELD:
+            if known.state is HELD:
                 return
             self._let_go(message.request)
         if message.request in self.revoked:
@@ -276,11 +278,12 @@ class Session:
     # What became of requests
 
     def granted(self, ticket: Ticket) -> None:
-        request = request_of(ticket)
-        if self.tickets.get(request.number, ticket) is not ticket:
+        request: Request = ticket.owner
+        number = request.number
+        if self.tickets.get(number, ticket) is not ticket:
             return  # let go of in this very turn, and another has its number now
-        self._waiting.discard(request.number)
-        if ticket.state is State.ENDED:  # spent: there is nothing to let go of
+        self._waiting.discard(number)
+        if ticket.state is ENDED:  # spent: there is nothing to let go of
             self.keep_outcome(ticket)
         if not request.kept:
             self._tell_granted(ticket)
@@ -334,11 +337,9 @@ class Session:
         )
 
     def _tell_granted(self, ticket: Ticket) -> None:
-        request = request_of(ticket)
-        waited = ticket.granted_at - ticket.asked_at
-        self._send(
-            Granted(request.number, request.token, waited if waited > 0 else 0, request.unguarded)
-        )
+        request: Request = ticket.owner
+        waited = max(0, ticket.granted_at - ticket.asked_at)
+        self._send(Granted(request.number, request.token, waited, request.unguarded))
 
     def _fail(self, request: int, error: AtmostError) -> None:
         self._send(failed(request, error))

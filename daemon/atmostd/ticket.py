@@ -24,6 +24,9 @@ class State(Enum):
     ENDED = "ended"
 
 
+ARRIVING, WAITING, HELD, ENDED = State  # by name: `State.HELD` is a function call in Python 3.11
+
+
 class Part(Struct, eq=False):
     """What a ticket asks of one limit."""
 
@@ -48,7 +51,7 @@ class Ticket(Struct, eq=False):
     strict: bool = False  # never runs unguarded
     inside: tuple[Ticket, ...] = ()  # grants that cannot end before this one goes
     owner: Any = None  # whoever asked; the rules do not look at it
-    state: State = State.ARRIVING
+    state: State = ARRIVING
     missing: int = 1  # lines in which it does not stand yet
     keeps: bool = False  # was passed often enough: holds back all of its lines
     granted_at: int = 0

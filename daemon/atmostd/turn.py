@@ -18,6 +18,13 @@ from atmostd import config
 from atmostd.clock import Clock
 
 
+class Stepper(Protocol):
+    """Who acts on its messages: an actor."""
+
+    def step(self) -> None:
+        """Go through all of them."""
+
+
 class Speaker(Protocol):
     """Who collects replies during a turn."""
 
@@ -26,41 +33,45 @@ class Speaker(Protocol):
 
 
 class Turn:
-    """Knows which actors are awake and who has something to say."""
+    """Knows which actors have messages and who has something to say."""
 
     __slots__ = (
         "_answer_until",
         "_awake",
         "_clock",
+        "_crash",
         "_ending",
         "_loop",
         "_speakers",
         "_write_journal",
     )
 
-    def __init__(self, write_journal: Callable[[], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        write_journal: Callable[[], None],
+        clock: Clock,
+        crash: Callable[[BaseException], None],
+    ) -> None:
         self._write_journal = write_journal
         self._clock = clock
+        self._crash = crash  # a turn that cannot end leaves clients without an answer for ever
         self._answer_until: int | None = None  # for the questions of this turn; None: none yet
         self._loop = asyncio.get_running_loop()
-        self._awake = 0  # actors that have messages to go through
+        self._awake: list[Stepper] = []  # those with messages to go through
         self._speakers: list[Speaker] = []
         self._ending = False  # its end is on the loop's list
 
-    def actor_wakes(self) -> None:
-        self._awake += 1
-
-    def actor_sleeps(self) -> None:
-        self._awake -= 1
-        if not self._awake:
-            self._end()
+    def will_step(self, actor: Stepper) -> None:
+        """Called by each that has got messages, when it had none."""
+        self._awake.append(actor)
+        if not self._ending:
+            self._end_soon()
 
     def will_speak(self, speaker: Speaker) -> None:
         """Called once a turn by each that has something to send."""
         self._speakers.append(speaker)
-        if not self._awake and not self._ending:
-            self._ending = True
-            self._loop.call_soon(self._end_unless_awake)
+        if not self._ending:
+            self._end_soon()
 
     def end_soon(self) -> None:
         """Have this turn end, and so the journal written, though nobody has anything to say."""
@@ -79,15 +90,24 @@ class Turn:
         self.will_speak(end)
         await end.reached
 
-    def _end_unless_awake(self) -> None:
-        """An actor that was woken since then ends the turn, when it has acted: what is half done is no
-        state to write down."""
-        self._ending = False
-        if not self._awake:
+    def _end_soon(self) -> None:
+        self._ending = True
+        self._loop.call_soon(self._act)
+
+    def _act(self) -> None:
+        """Everything that has arrived is decided: what is half done is no state to write down."""
+        awake = self._awake
+        try:
+            for actor in awake:  # one that posts to another makes this list longer
+                actor.step()
+            awake.clear()
             self._end()
+        except Exception as error:
+            self._crash(error)
 
     def _end(self) -> None:
         self._write_journal()
+        self._ending = False
         self._answer_until = None
         speakers, self._speakers = self._speakers, []
         for speaker in speakers:

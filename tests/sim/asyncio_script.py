@@ -160,7 +160,7 @@ class AsyncioClient:
         connection = grant._connection
         assert connection is not None
         session = self._sessions[connection._exchange._session]
-        request = grant._number
+        request = grant._granted.request
         told = wire.Granted(request, grant.token, 0, list(grant.unguarded))
         if not connection.lost:  # else it was closed before the block began
             self.world.oracle.entered(session, told, hold)
