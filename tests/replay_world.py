@@ -41,6 +41,9 @@ class FakePeer(Peer):
         self.started = STARTED
         self.inode = pid
 
+    def is_ending(self) -> bool:
+        return False
+
 
 class FakeProcesses(Processes):
     """Those that live, and whoever watches them."""
@@ -76,6 +79,8 @@ class FakeLine:
 
     def cut(self) -> None:
         self.is_cut = True
+
+    def stop_watching(self, request: int) -> None: ...
 
 
 class Facts(NamedTuple):
@@ -181,6 +186,10 @@ class World:
             },
             (self.registry.arrivals, self.registry.next_token),
         )
+
+    def revoked(self) -> set[tuple[bytes, int]]:
+        """Grants that an operator has released, and whose holders may not know it yet."""
+        return {(s.began.session, request) for s in self.sessions for request in s.revoked}
 
     def _limit(self, limit: Limit) -> Any:
         line = [ticket.number for ticket in limit.line]

@@ -98,6 +98,10 @@ class Lockstep(RuleBasedStateMachine):
         outcomes = self.model.edit(row, limit, decay, active, self.world.now)
         self.compare(self.world.edit(name, limit=limit, decay=decay, active=active), outcomes)
 
+    def reset(self, name: str) -> None:
+        outcomes = self.model.reset(self.row(self.world.limits[name]), self.world.now)
+        self.compare(self.world.reset(name), outcomes)
+
     def delete(self, name: str) -> None:
         outcomes = self.model.delete(self.row(self.world.limits[name]), self.world.now)
         self.compare(self.world.delete(name), outcomes)

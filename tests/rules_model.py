@@ -169,6 +169,11 @@ class Model:
             row.active = active
         return self.refuse(self.refused_at(row), now)
 
+    def reset(self, row: Row, now: int) -> list[Outcome]:
+        row.settle(now)
+        row.spent = Fraction(0)
+        return self.refuse([], now)
+
     def delete(self, row: Row, now: int) -> list[Outcome]:
         row.deleted = True
         return self.refuse(self.refused_at(row), now)

@@ -18,7 +18,19 @@ from math import ceil
 
 from atmostd import ticket as words
 from atmostd.limit import TIMER_LATE_NS_MAX, Limit
-from atmostd.ticket import Arrive, Delete, Edit, Effect, Event, LetGo, Part, State, Tick, Ticket
+from atmostd.ticket import (
+    Arrive,
+    Delete,
+    Edit,
+    Effect,
+    Event,
+    LetGo,
+    Part,
+    Reset,
+    State,
+    Tick,
+    Ticket,
+)
 
 SECOND = 1_000_000_000  # nanoseconds
 
@@ -60,6 +72,10 @@ class World:
         active: bool | None = None,
     ) -> list[Effect]:
         return self.apply(self.limits[name], Edit(limit, decay, active))
+
+    def reset(self, name: str) -> list[Effect]:
+        """Nothing is spent there any more."""
+        return self.apply(self.limits[name], Reset())
 
     def delete(self, name: str) -> list[Effect]:
         return self.apply(self.limits.pop(name), Delete())

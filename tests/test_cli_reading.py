@@ -113,9 +113,11 @@ def test_ps(atmost: Atmost, daemon: RunningDaemon, client: Client) -> None:
             sleeps.kill()
             assert waits.wait(PATIENCE_SECONDS) == 0
     user = lines[0][4]
+    token = lines[0][8]
+    assert int(token) > 0
     assert [line[:6] + line[7:] for line in lines[:2]] == [
-        ["db", "held", "2", str(sleeps.pid), user, "sleep 60", "-"],
-        ["db", "waiting", "3", str(waits.pid), user, "test 'a b'", "1"],
+        ["db", "held", "2", str(sleeps.pid), user, "sleep 60", "-", token],
+        ["db", "waiting", "3", str(waits.pid), user, "test 'a b'", "1", "0"],
     ]
     assert lines[2][:4] == ["gpu", "held", "1", str(os.getpid())]
     assert float(lines[0][6]) > 0
@@ -128,6 +130,7 @@ def test_ps(atmost: Atmost, daemon: RunningDaemon, client: Client) -> None:
         "user": user,
         "command": "sleep 60",
         "place": None,
+        "token": int(token),
     }
     assert list(records[1]) == [
         "limit",
@@ -138,6 +141,7 @@ def test_ps(atmost: Atmost, daemon: RunningDaemon, client: Client) -> None:
         "command",
         "age_seconds",
         "place",
+        "token",
     ]
     assert [record["place"] for record in records] == [None, 1, None]
 
@@ -165,7 +169,17 @@ def test_tables_on_a_terminal(daemon: RunningDaemon, client: Client) -> None:
     assert "atmost update NAME --limit N --enable" in screen.text
     assert "\x1b" not in plain.text
     header, row = plain.text.splitlines()
-    assert header.split() == ["LIMIT", "STATE", "PLACE", "SLOTS", "AGE", "PID", "USER", "COMMAND"]
+    assert header.split() == [
+        "LIMIT",
+        "STATE",
+        "PLACE",
+        "SLOTS",
+        "AGE",
+        "GRANT",
+        "PID",
+        "USER",
+        "COMMAND",
+    ]
     assert row.split()[:4] == ["db", "held", "-", "2"]
     assert max(len(header), len(row)) <= 80
 
@@ -187,7 +201,7 @@ def test_a_command_line_cannot_drive_the_terminal(daemon: RunningDaemon, client:
                 assert "owned" in screen.text
                 assert not {"\x1b", "\x07", "\x9b"} & set(screen.text)
         piped = ran(daemon, "ps").out
-    assert piped.count("\t") == 7
+    assert piped.count("\t") == 8
     assert piped.count("\n") == 1
 
 

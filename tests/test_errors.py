@@ -20,6 +20,7 @@ from atmost.errors import (
     DaemonOutdated,
     DaemonUnavailable,
     GrantLost,
+    GrantNotFound,
     InvalidValue,
     LimitDeleted,
     LimitExists,
@@ -57,6 +58,7 @@ EXAMPLES: list[tuple[AtmostError, list[str]]] = [
         GrantLost(["my db", "b"], "its record was lost"),
         ["'my db', 'b'", "its record was lost", "fencing tokens"],
     ),
+    (GrantNotFound(4711), ["4711", "atmost ps"]),
     (NeverFits("my db", 5, 3), ["5 slots", "'my db'", "3", "atmost update 'my db' --limit 5"]),
     (SlotDecayRequired("my db"), ["'my db'", "atmost update 'my db' --rate"]),
     (

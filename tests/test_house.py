@@ -31,11 +31,14 @@ DAEMON_ORDER = [
     "decoding",
     "configuration",
     "drafts",
+    "explaining",
+    "reporting",
     "tokens",
     "listing",
     "registry",
     "implicit",
     "templated",
+    "events",
     "actor",
     "refusals",
     "turn",
@@ -52,6 +55,7 @@ DAEMON_ORDER = [
     "ticket",
     "line",
     "level",
+    "statistics",
     "files",
     "settings",
     "config_file",
@@ -70,6 +74,7 @@ CLIENT_ORDER = [
     "asyncio_blocks",
     "asyncio_connection",
     "sync_connection",
+    "sync_streams",
     "sync_reconnecting",
     "sync_caller",
     "sync_socket",
@@ -77,8 +82,10 @@ CLIENT_ORDER = [
     "connecting",
     "exchange",
     "reconnecting",
+    "watching",
     "asked",
     "declarations",
+    "prometheus",
     "wire",
     "paths",
     "rates",
@@ -94,7 +101,7 @@ SHARED = {
     "rates",
     "declarations",
 }  # what the daemon may use of the client
-PURE = {"limit", "line", "level", "ticket"}
+PURE = {"limit", "line", "level", "ticket", "statistics"}
 PURE_MAY_IMPORT = {
     *(
         "__future__",
@@ -106,7 +113,14 @@ PURE_MAY_IMPORT = {
         "heapq",
         "msgspec",
     ),
-    *("operator", "typing", "atmostd.level", "atmostd.line", "atmostd.ticket"),
+    *(
+        "operator",
+        "typing",
+        "atmostd.level",
+        "atmostd.line",
+        "atmostd.statistics",
+        "atmostd.ticket",
+    ),
 }
 
 

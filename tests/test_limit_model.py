@@ -131,6 +131,10 @@ class Everything(Lockstep):
     ) -> None:
         self.edit(name, limit=limit, decay=decay, active=active)
 
+    @rule(name=names)
+    def reset_spent(self, name: str) -> None:
+        self.reset(name)
+
     @rule(name=names, limit=slots_of_a_limit, decay=decays, active=activities)
     def delete_and_make_again(self, name: str, limit: int, decay: float, active: bool) -> None:
         self.delete(name)

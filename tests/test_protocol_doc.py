@@ -31,6 +31,11 @@ RECORDS: dict[type[Any], str] = {
     wire.TemplateDeclaration: "template declaration",
     wire.Change: "change",
     wire.TemplateRecord: "template record",
+    wire.Event: "event",
+    wire.Lack: "lack",
+    wire.Explanation: "explanation",
+    wire.LimitStatistics: "limit statistics",
+    wire.DaemonStatistics: "daemon statistics",
 }
 
 

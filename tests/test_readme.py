@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 import atmost
 import dev
+from atmost.cli.parser import COMMANDS
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 from tests.support_user import User
@@ -36,7 +38,7 @@ def commands(block: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
-FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE, FROM_A_FILE, LAPTOP = (
+FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE, FROM_A_FILE, LAPTOP, WHY = (
     commands(block) for block in blocks("console")
 )
 
@@ -184,6 +186,23 @@ def test_limits_in_a_file(shell: Shell) -> None:
     assert "3 new, 0 changed, 0 deleted; nothing was done (--dry-run)" in printed[0]
     assert printed[3] == "user-*\t3\t2\thand\t-\n"
     assert printed[-1] == "atmost: nothing to change: all is as the file says\n"
+
+
+def test_why_is_my_job_waiting(shell: Shell, daemon: RunningDaemon) -> None:
+    """`top` and `watch`, which do not end by themselves, have tests of their own."""
+    with daemon.client() as client, daemon.client() as waiter:
+        client.create_limit("gpu", 1)
+        client.acquire("gpu")
+        waiting = threading.Thread(target=lambda: waiter.acquire("gpu").release())
+        waiting.start()
+        wait_until(lambda: client.read_limit("gpu").waiting)
+        told = shell.run(WHY[0])
+        assert WHY[0] == "atmost explain gpu"
+        assert re.match(r'pid \d+ \(.*\) waits .* for 1 slot of "gpu": it is held, by pid ', told)
+        for command in WHY:
+            assert command.split()[1] in COMMANDS
+        client.release_grant(client.list_tickets("gpu")[0].token)
+        waiting.join()
 
 
 def test_snippets(daemon: RunningDaemon) -> None:

@@ -18,7 +18,7 @@ from atmost import wire
 from atmost.errors import AtmostError, ProtocolError
 from atmostd import recovery
 from atmostd.session import Session
-from atmostd.ticket import Edit, State
+from atmostd.ticket import Edit, Reset, State
 from tests.replay_world import FakeLine, FakeProcesses, World, replayed
 
 SECOND = 10**9
@@ -39,6 +39,7 @@ STEP = st.tuples(
             *["sleep"] * 2,
             *("create", "edit", "edit", "delete", "checkpoint", "read", "sweep"),
             *("leave", "detach", "attach", "keep", "resume", "kill"),
+            *("revoke", "reset"),
         ]
     ),
     SMALL,
@@ -114,6 +115,22 @@ class Script:
         session = self._here(a)
         asked = list(session.tickets) or [1]
         session.release(wire.Release(asked[b % len(asked)]))
+
+    def _revoke(self, a: int, b: int, _: int) -> None:
+        held = [
+            (session, ticket)
+            for session in self.world.sessions
+            for ticket in session.tickets.values()
+            if ticket.state is State.HELD
+        ]
+        if held:
+            session, ticket = held[(a + b) % len(held)]
+            session.revoke(ticket, "released by ada (pid 1)")
+
+    def _reset(self, a: int, _: int, __: int) -> None:
+        actor = self.world.registry.actors.get(NAMES[a % len(NAMES)])
+        if actor is not None:
+            actor.post(Reset())
 
     def _keep(self, a: int, b: int, c: int) -> None:
         session = self._here(a)
@@ -191,6 +208,8 @@ async def compare(world: World, folder: Path) -> None:
     after = replayed(world, folder)
     try:
         assert after.facts() == world.facts()
+        # What a client has been told meanwhile, nobody had to write down.
+        assert world.revoked() <= after.revoked()
     finally:
         after.close()
 

@@ -42,58 +42,64 @@ CLIENT_KINDS: tuple[type[wire.Message], ...] = get_args(wire.ClientMessage)
 DAEMON_KINDS: tuple[type[wire.Message], ...] = get_args(wire.DaemonMessage)
 KINDS = {kind.__struct_config__.tag: kind for kind in (*CLIENT_KINDS, *DAEMON_KINDS)}
 ABOUT = {"from", "what", "type"}  # in a line of the index; the rest are the message's fields
-RECORDS: dict[tuple[str, str], type[wire.Message]] = {
-    ("limit", "limit"): LimitRecord,
-    ("limits", "limits"): LimitRecord,
-    ("tickets", "tickets"): TicketRecord,
-    ("draft", "limits"): Declaration,
-    ("draft", "templates"): TemplateDeclaration,
-    ("changes", "changes"): Change,
-    ("templates", "templates"): TemplateRecord,
+RECORDS: dict[tuple[type[wire.Message], str], type[wire.Message]] = {
+    (wire.Limit, "limit"): LimitRecord,
+    (wire.Limits, "limits"): LimitRecord,
+    (wire.Tickets, "tickets"): TicketRecord,
+    (wire.Draft, "limits"): Declaration,
+    (wire.Draft, "templates"): TemplateDeclaration,
+    (wire.Changes, "changes"): Change,
+    (wire.Change, "was"): Declaration,
+    (wire.Change, "becomes"): Declaration,
+    (wire.Templates, "templates"): TemplateRecord,
+    (wire.Events, "events"): wire.Event,
+    (wire.Explanations, "waiting"): wire.Explanation,
+    (wire.Explanations, "held"): TicketRecord,
+    (wire.Explanations, "limits"): LimitRecord,
+    (wire.Explanation, "lacks"): wire.Lack,
+    (wire.Lack, "longest"): TicketRecord,
+    (wire.Statistics, "limits"): wire.LimitStatistics,
+    (wire.Statistics, "daemon"): wire.DaemonStatistics,
 }
 
 
 def message_of(line: dict[str, Any]) -> wire.Message:
     """The message that a line of the index describes."""
-    kind = KINDS[line["type"]]
-    of = line["type"]
-    return kind(**{name: _value(of, name, line[name]) for name in line if name not in ABOUT})
+    return _made(KINDS[line["type"]], line)
+
+
+def _made(kind: type[wire.Message], line: dict[str, Any]) -> wire.Message:
+    return kind(**{name: _value(kind, name, line[name]) for name in line if name not in ABOUT})
 
 
 def is_full(line: dict[str, Any]) -> bool:
-    """Whether it has every field of today; an older frame lacks the latest."""
-    if set(line) - ABOUT != set(KINDS[line["type"]].__struct_fields__):
+    """Whether it has every field of today, and its records do; an older frame lacks the latest."""
+    return _is_full(KINDS[line["type"]], {key: line[key] for key in set(line) - ABOUT})
+
+
+def _is_full(kind: type[wire.Message], fields: dict[str, Any]) -> bool:
+    if set(fields) != set(kind.__struct_fields__):
         return False
-    for name, value in line.items():
-        record = RECORDS.get((line["type"], name))
-        if record is not None:
-            for one in value if isinstance(value, list) else [value]:
-                if set(one) != set(record.__struct_fields__):
-                    return False
+    for name, value in fields.items():
+        record = RECORDS.get((kind, name))
+        if record is not None and value is not None:
+            records = value if isinstance(value, list) else [value]
+            if not all(_is_full(record, one) for one in records):
+                return False
     return True
 
 
-def _value(of: str, name: str, value: Any) -> Any:
+def _value(kind: type[wire.Message], name: str, value: Any) -> Any:
+    record = RECORDS.get((kind, name))
     match value:
         case {"hex": digits}:
             return bytes.fromhex(digits)
-        case [{}, *_] if (of, name) in RECORDS:
-            return [
-                msgspec.convert(_row(one, RECORDS[of, name]), RECORDS[of, name]) for one in value
-            ]
-        case {} if (of, name) in RECORDS:
-            return RECORDS[of, name](**value)
+        case [*records] if record is not None:
+            return [_made(record, one) for one in records]
+        case {} if record is not None:
+            return _made(record, value)
         case _:
             return value
-
-
-def _row(record: dict[str, Any], kind: type[wire.Message]) -> list[Any]:
-    """As an array, with arrays inside."""
-    return [
-        list(record[name].values()) if isinstance(record[name], dict) else record[name]
-        for name in kind.__struct_fields__
-        if name in record
-    ]
 
 
 def bodies(data: bytes) -> list[bytes]:

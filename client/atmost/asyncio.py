@@ -16,19 +16,22 @@ from typing import Any
 from atmost import wire
 from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.asyncio_blocks import DONE, Concurrency, Grant
-from atmost.asyncio_connection import Connection, this_task
+from atmost.asyncio_connection import Connection, Stream, this_task
 from atmost.connecting import may_come
 from atmost.errors import DaemonUnavailable, LimitExists
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
 from atmost.paths import absolute
 from atmost.reconnecting import FirstTries
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
+from atmost.watching import Event
 
 __all__ = [
     "Client",
     "Concurrency",
+    "Event",
     "Grant",
     "Limit",
+    "Watch",
     "acquire",
     "concurrency",
     "create_limit",
@@ -38,6 +41,65 @@ __all__ = [
     "read_limit",
     "update_limit",
 ]
+
+
+class Watch:
+    """What `Client.watch` returns: an async iterator of events, and a context manager. Watching begins
+    with the block, or with the first event that is asked for, and ends with `close` or the block.
+
+    missed: how many events were left out so far, for they were taken too slowly.
+    """
+
+    __slots__ = ("_client", "_closed", "_connection", "_events", "_name", "_stream", "missed")
+
+    def __init__(self, client: Client, name: str | None) -> None:
+        self.missed = 0
+        self._client = client
+        self._name = name
+        self._closed = False
+        self._connection: Connection | None = None
+        self._stream: Stream | None = None
+        self._events: list[Event] = []  # that have come, the next one last
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events and not self._closed:
+            await self._begin()
+            assert self._connection is not None
+            assert self._stream is not None
+            self._events = await self._connection.next_events(self._stream)
+            self._events.reverse()
+        if self._closed:
+            raise StopAsyncIteration
+        event = self._events.pop()
+        self.missed += event.missed
+        return event
+
+    def close(self) -> None:
+        """Watch no longer. Twice is harmless."""
+        self._closed = True
+        if self._connection is not None and self._stream is not None:
+            self._connection.stop_watching(self._stream)
+            self._connection = None
+
+    async def __aenter__(self) -> Watch:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _begin(self) -> None:
+        if self._stream is None and not self._closed:
+            self._connection = await self._client._usable()
+            self._stream = await self._connection.watch(self._name)
 
 
 class Client:
@@ -198,6 +260,59 @@ class Client:
         assert isinstance(answer, wire.DaemonStatus)
         return answer
 
+    def watch(self, name: str | None = None) -> Watch:
+        """What happens from now on, at one limit or at all: an async iterator of Event.
+
+        Raises DaemonUnavailable, also from the iterator if the daemon went away and did not come back
+        within reconnect_seconds; TooMany.
+        """
+        return Watch(self, None if name is None else check_name(name))
+
+    async def explain(
+        self, name: str | None = None, *, pid: int | None = None
+    ) -> wire.Explanations:
+        """Why requests wait: those at one limit, or those of one process.
+
+        Raises LimitNotFound, DaemonUnavailable.
+        """
+        if name is not None:
+            check_name(name)
+        answer = await self._ask(wire.Explain, name, pid)
+        assert isinstance(answer, wire.Explanations)
+        return answer
+
+    async def list_statistics(self) -> wire.Statistics:
+        """What happened at each limit since the daemon started, and at the daemon itself.
+
+        Raises DaemonUnavailable.
+        """
+        found: list[wire.LimitStatistics] = []
+        first: wire.Statistics | None = None
+        more = True
+        while more:
+            page = await self._ask(wire.ListStatistics, found[-1].name if found else "")
+            assert isinstance(page, wire.Statistics)
+            first = first or page
+            found += page.limits
+            more = page.more
+        assert first is not None
+        return wire.Statistics(first.request, found, False, first.bucket_seconds, first.daemon)
+
+    async def release_grant(self, token: int) -> None:
+        """Take back the slots of the grant with this token, whosever it is; its holder is told
+        GrantLost. For an administrator.
+
+        Raises GrantNotFound, PermissionDenied, DaemonUnavailable.
+        """
+        await self._ask(wire.ReleaseGrant, token)
+
+    async def reset_spent(self, name: str) -> Limit:
+        """Have nothing spent at this limit any more: who waits may go. For an administrator.
+
+        Raises LimitNotFound, PermissionDenied, DaemonUnavailable.
+        """
+        return await self._limit(wire.ResetSpent, check_name(name))
+
     def close(self) -> Awaitable[None]:
         """End this loop's session, at once: what it still holds is released, and who waits gets
         DaemonUnavailable. A later call begins a new one. What it returns may be awaited or not."""
@@ -234,10 +349,12 @@ class Client:
         return Grant(asked, connection, granted)
 
     async def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
-        connection = self._connected()
-        if connection is None:
-            connection = await self._connect()
+        connection = await self._usable()
         return await connection.ask(kind, *fields)
+
+    async def _usable(self) -> Connection:
+        connection = self._connected()
+        return await self._connect() if connection is None else connection
 
     async def _limit(self, kind: type[wire.Message], *fields: Any) -> Limit:
         answer = await self._ask(kind, *fields)

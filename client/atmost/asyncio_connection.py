@@ -41,6 +41,28 @@ from atmost.exchange import (
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+from atmost.watching import Event, Frames
+
+
+class Stream:
+    """A watch."""
+
+    __slots__ = ("frames", "number", "wake")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.frames = Frames()
+        self.wake: asyncio.Future[None] | None = None  # who waits for the next events
+
+    def take(self, answer: Answer) -> None:
+        """More of what happens, or why there will be no more."""
+        if isinstance(answer, wire.Events):
+            self.frames.put(answer)
+        elif isinstance(answer, AtmostError):
+            self.frames.failure = answer
+        if self.wake is not None and not self.wake.done():
+            self.wake.set_result(None)
+
 
 EARLY_SECONDS = 0.001  # that a timer may be: what a loop of uvloop counts in
 
@@ -63,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._socket = connected
         self._exchange = exchange
         self._calls: dict[int, asyncio.Future[Answer]] = {}  # by request
+        self._streams: dict[int, Stream] = {}  # the same
         self._output: list[bytes] = []  # of this turn of the loop
         self._transport: asyncio.Transport | None = None
         self._connected = True  # what is sent may arrive; else it waits to be said again
@@ -120,6 +143,40 @@ class Connection(asyncio.Protocol):
         frame = self._exchange.ask(number, kind, *fields)
         return await self._wait(number, self._begin(number, frame), ANSWER_SECONDS)
 
+    async def watch(self, name: str | None) -> Stream:
+        """Be told what happens, from now on."""
+        self._check()
+        number = self._exchange.number()
+        frame = self._exchange.ask(number, wire.Watch, name)
+        stream = self._streams[number] = Stream(number)
+        try:
+            self._start(frame)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._wait_for_events(stream)
+        except BaseException as error:
+            self.stop_watching(stream)
+            if isinstance(error, TimeoutError):
+                raise unavailable(self._at, self._why_no_answer(ANSWER_SECONDS)) from None
+            raise
+        return stream
+
+    async def next_events(self, stream: Stream) -> list[Event]:
+        """Wait for what happens next."""
+        await self._wait_for_events(stream)
+        return stream.frames.take()
+
+    def stop_watching(self, stream: Stream) -> None:
+        """Twice is harmless."""
+        if self._streams.pop(stream.number, None) is not None and not self.lost:
+            self._send(self._exchange.release(stream.number))
+
+    async def _wait_for_events(self, stream: Stream) -> None:
+        while not stream.frames:
+            if stream.frames.failure is not None:
+                raise stream.frames.failure
+            stream.wake = self.loop.create_future()
+            await stream.wake
+
     def enter(self, caller: object, number: int) -> None:
         """The caller will be inside this grant's block until leave()."""
         self._exchange.enter(caller, number)
@@ -165,12 +222,15 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, number: int, frame: bytes) -> asyncio.Future[Answer]:
         call = self._calls[number] = self.loop.create_future()
+        self._start(frame)
+        return call
+
+    def _start(self, frame: bytes) -> None:
         if not self._connected:
             if self._away.hurry(time.monotonic()):
                 self._stop_timer()
             self._go_on()
         self._send(frame)
-        return call
 
     def _check(self) -> None:
         if self.lost:
@@ -253,6 +313,10 @@ class Connection(asyncio.Protocol):
             call = self._calls.pop(number, None)
             if call is not None and not call.done():
                 call.set_result(answer)
+            elif self._streams and number in self._streams:
+                self._streams[number].take(answer)
+                if isinstance(answer, AtmostError):
+                    del self._streams[number]
         if not self._welcome.done():
             if self._exchange.welcomed:
                 self._welcome.set_result(None)
@@ -295,6 +359,7 @@ class Connection(asyncio.Protocol):
         for call in calls.values():
             if not call.done():
                 call.set_result(why)
+        self._end_streams(why)
         if not self._welcome.done():
             self._welcome.set_exception(why)
             self._welcome.exception()  # retrieved: nobody may be waiting for it any more
@@ -313,7 +378,7 @@ class Connection(asyncio.Protocol):
         """Rule 2."""
         if self.lost or self._connected or self._timer is not None or self._linking is not None:
             return
-        if self._calls or self._exchange.unsettled:
+        if self._calls or self._streams or self._exchange.unsettled:
             left = max(0.0, self._away.next - time.monotonic())
             self._timer = self.loop.call_later(left, self._try)
 
@@ -379,6 +444,14 @@ class Connection(asyncio.Protocol):
             self._send(self._exchange.release(number))
             if not call.done():
                 call.set_result(why)
+        for number in self._streams:
+            self._send(self._exchange.release(number))
+        self._end_streams(why)
+
+    def _end_streams(self, why: AtmostError) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.take(why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

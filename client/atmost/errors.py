@@ -7,6 +7,7 @@
     ├── LimitInactive                          strict, but the limit is not enforced
     ├── LimitDeleted                           deleted while the request waited
     ├── GrantLost                              held, but the daemon could not keep it: others may be inside
+    ├── GrantNotFound                          nobody holds a grant of this token
     ├── NeverFits                              asks for more slots than the limit has
     ├── SlotDecayRequired                      rate_limit on a limit whose slots never come back
     ├── AcquireTimeout      (TimeoutError)     still in the line when its time was up
@@ -39,6 +40,7 @@ __all__ = [
     "DaemonOutdated",
     "DaemonUnavailable",
     "GrantLost",
+    "GrantNotFound",
     "InvalidValue",
     "LimitDeleted",
     "LimitExists",
@@ -161,6 +163,19 @@ class GrantLost(AtmostError):
         )
         self.names = list(names)
         self.reason = reason
+
+
+class GrantNotFound(AtmostError):
+    """`token`: no grant of it holds slots; it may have been released a moment ago."""
+
+    code = "grant_not_found"
+
+    def __init__(self, token: int) -> None:
+        super().__init__(
+            f"no grant {token} holds slots, or not any more; see who holds what with: atmost ps",
+            token=token,
+        )
+        self.token = token
 
 
 class NeverFits(AtmostError):

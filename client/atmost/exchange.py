@@ -47,6 +47,9 @@ Answer = (
     | wire.Loss
     | wire.Changes
     | wire.Templates
+    | wire.Events
+    | wire.Explanations
+    | wire.Statistics
     | AtmostError
 )
 
@@ -195,6 +198,9 @@ class Exchange:
                 answers.append((message.request, message))
             elif isinstance(message, wire.Welcome):
                 self._welcome(message)
+            elif isinstance(message, wire.Events):
+                if message.request in self._questions:  # else nobody watches any more
+                    answers.append((message.request, message))
             elif not isinstance(message, wire.Failed):
                 self._questions.pop(message.request, None)
                 if message.request == self._resume:
@@ -240,6 +246,10 @@ class Exchange:
         if repeated:
             if isinstance(question, wire.DeleteLimit) and isinstance(failure, errors.LimitNotFound):
                 return wire.Done(number)  # by the first one
+            if isinstance(question, wire.ReleaseGrant) and isinstance(
+                failure, errors.GrantNotFound
+            ):
+                return wire.Done(number)
             if isinstance(question, wire.CreateLimit) and isinstance(failure, LimitExists):
                 failure.__cause__ = AskedTwice("the connection was lost before the answer came")
             if isinstance(question, wire.UpdateLimit) and isinstance(failure, errors.StateNotSaved):

@@ -23,13 +23,17 @@ from atmost.reconnecting import FirstTries
 from atmost.sync_blocks import Concurrency, Grant
 from atmost.sync_caller import Caller, this_thread
 from atmost.sync_connection import Connection
+from atmost.sync_streams import Stream
 from atmost.values import Names, check_active, check_decay, check_limit, check_name
+from atmost.watching import Event
 
 __all__ = [
     "Client",
     "Concurrency",
+    "Event",
     "Grant",
     "Limit",
+    "Watch",
     "acquire",
     "concurrency",
     "create_limit",
@@ -41,6 +45,66 @@ __all__ = [
 ]
 
 NESTED_SECONDS = 1.0  # that a signal handler waits for what may come only after it
+
+
+class Watch:
+    """What `Client.watch` returns: an iterator of events, and a context manager. Watching begins
+    with the block, or with the first event that is asked for, and ends with `close` or the block.
+
+    missed: how many events were left out so far, for they were taken too slowly.
+    """
+
+    __slots__ = ("_client", "_closed", "_connection", "_events", "_name", "_stream", "missed")
+
+    def __init__(self, client: Client, name: str | None) -> None:
+        self.missed = 0
+        self._client = client
+        self._name = name
+        self._closed = False
+        self._connection: Connection | None = None
+        self._stream: Stream | None = None
+        self._events: list[Event] = []  # that have come, the next one last
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __next__(self) -> Event:
+        while not self._events and not self._closed:
+            self._begin()
+            assert self._connection is not None
+            assert self._stream is not None
+            self._events = self._connection.next_events(self._stream, this_thread.caller)
+            self._events.reverse()
+        if self._closed:
+            raise StopIteration
+        event = self._events.pop()
+        self.missed += event.missed
+        return event
+
+    def close(self) -> None:
+        """Watch no longer. Twice is harmless."""
+        self._closed = True
+        if self._connection is not None and self._stream is not None:
+            self._connection.stop_watching(self._stream)
+            self._connection = None
+
+    def __enter__(self) -> Watch:
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        if self._stream is None and not self._closed:
+            caller = this_thread.caller
+            self._connection = self._client._usable(caller)
+            self._stream = self._connection.watch(self._name, caller)
 
 
 class Client:
@@ -201,6 +265,57 @@ class Client:
         assert isinstance(answer, wire.DaemonStatus)
         return answer
 
+    def watch(self, name: str | None = None) -> Watch:
+        """What happens from now on, at one limit or at all: an iterator of Event.
+
+        Raises DaemonUnavailable, also from the iterator if the daemon went away and did not come back
+        within reconnect_seconds; TooMany.
+        """
+        return Watch(self, None if name is None else check_name(name))
+
+    def explain(self, name: str | None = None, *, pid: int | None = None) -> wire.Explanations:
+        """Why requests wait: those at one limit, or those of one process.
+
+        Raises LimitNotFound, DaemonUnavailable.
+        """
+        if name is not None:
+            check_name(name)
+        answer = self._ask(wire.Explain, name, pid)
+        assert isinstance(answer, wire.Explanations)
+        return answer
+
+    def list_statistics(self) -> wire.Statistics:
+        """What happened at each limit since the daemon started, and at the daemon itself.
+
+        Raises DaemonUnavailable.
+        """
+        found: list[wire.LimitStatistics] = []
+        first: wire.Statistics | None = None
+        more = True
+        while more:
+            page = self._ask(wire.ListStatistics, found[-1].name if found else "")
+            assert isinstance(page, wire.Statistics)
+            first = first or page
+            found += page.limits
+            more = page.more
+        assert first is not None
+        return wire.Statistics(first.request, found, False, first.bucket_seconds, first.daemon)
+
+    def release_grant(self, token: int) -> None:
+        """Take back the slots of the grant with this token, whosever it is; its holder is told
+        GrantLost. For an administrator.
+
+        Raises GrantNotFound, PermissionDenied, DaemonUnavailable.
+        """
+        self._ask(wire.ReleaseGrant, token)
+
+    def reset_spent(self, name: str) -> Limit:
+        """Have nothing spent at this limit any more: who waits may go. For an administrator.
+
+        Raises LimitNotFound, PermissionDenied, DaemonUnavailable.
+        """
+        return self._limit(wire.ResetSpent, check_name(name))
+
     def close(self) -> None:
         """End the session: what it still holds is released, and who waits gets DaemonUnavailable. A
         later call begins a new one."""
@@ -247,10 +362,13 @@ class Client:
 
     def _ask(self, kind: type[wire.Message], *fields: Any) -> Answer:
         caller = this_thread.caller
+        return self._usable(caller).ask(kind, *fields, caller=caller)
+
+    def _usable(self, caller: Caller) -> Connection:
         connection = self._connection
         if connection is None or connection.lost or caller.depth or connection.is_mine():
-            connection = self._connect(caller)
-        return connection.ask(kind, *fields, caller=caller)
+            return self._connect(caller)
+        return connection
 
     def _limit(self, kind: type[wire.Message], *fields: Any) -> Limit:
         answer = self._ask(kind, *fields)

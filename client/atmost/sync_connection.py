@@ -52,14 +52,14 @@ from atmost.sync_reconnecting import (
     HELPER,
     Call,
     OutOfPatience,
-    Reconnects,
     seconds_left,
     why_broken,
 )
 from atmost.sync_socket import Socket
+from atmost.sync_streams import Stream, Streams
 
 
-class Connection(Reconnects):
+class Connection(Streams):
     """One session with the daemon, shared by the threads of this process.
 
     Rule 1: `_lock` guards every field; it is never held while waiting for an answer.
@@ -86,6 +86,7 @@ class Connection(Reconnects):
         self._level = level  # of the calls that go by it: Caller.depth
         self._exchange = exchange
         self._calls: dict[int, Call] = {}  # by request
+        self._streams: dict[int, Stream] = {}  # the same
         self._reading = False  # a thread reads for all
         self.lost: AtmostError | None = None  # why this session is over
         self._at = at
@@ -197,6 +198,8 @@ class Connection(Reconnects):
         """Close this process's copy of the socket; the parent's goes on."""
         self._make_lock()
         self.lost = unavailable(self._at, "the session is that of the parent process")
+        for stream in self._streams.values():
+            stream.frames.failure = self.lost
         self._socket.close()
 
     # What was put down: rule 5. It may be done twice, by two threads or after an interruption.
@@ -412,7 +415,9 @@ class Connection(Reconnects):
         try:
             for number, answer in self._exchange.receive(data):
                 call = self._calls.get(number)
-                if call is not None:
+                if self._streams and number in self._streams:
+                    self._stream(self._streams[number], answer)
+                elif call is not None:
                     self._answer(call, answer)
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
@@ -446,6 +451,7 @@ class Connection(Reconnects):
 
     def _fail_all(self) -> None:
         assert self.lost is not None
+        self._end_streams(self.lost)
         for call in self._calls.values():
             self._answer(call, self.lost)
         self._calls = {}

@@ -11,6 +11,7 @@ import select
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from atmost.connecting import why_not_connected
 from atmost.errors import AtmostError
@@ -46,6 +47,7 @@ class Reconnects(ABC):
     _lock: threading.RLock
     _exchange: Exchange
     _calls: dict[int, Call]
+    _streams: Mapping[int, Call]
     lost: AtmostError | None
     _at: SocketPath
     _socket: Socket
@@ -56,6 +58,9 @@ class Reconnects(ABC):
 
     @abstractmethod
     def _send(self, frame: bytes) -> None: ...
+
+    @abstractmethod
+    def _end_streams(self, why: AtmostError) -> None: ...
 
     @abstractmethod
     def _answer(self, call: Call, answer: Answer) -> None: ...
@@ -92,6 +97,9 @@ class Reconnects(ABC):
         if not self._away.gave_up(time.monotonic()):
             return
         why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
+        for number in self._streams:
+            self._send(self._exchange.release(number))
+        self._end_streams(why)
         for number, call in list(self._calls.items()):
             if number != HELPER:
                 self._send(self._exchange.release(number))

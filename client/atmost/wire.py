@@ -200,6 +200,45 @@ class ListTemplates(Message, frozen=True, array_like=True, tag="list_templates")
     after: int = 0  # go on behind so many of them
 
 
+class Watch(Message, frozen=True, array_like=True, tag="watch"):
+    """What happens from now on, until a Release or the end of the connection. Answers: Events, one
+    after another; or Failed."""
+
+    request: int
+    name: str | None = None  # at this limit only, be there one or not
+
+
+class ReleaseGrant(Message, frozen=True, array_like=True, tag="release_grant"):
+    """Take a grant's slots back, whosever it is; its holder is told Failed(grant_lost). Answer: Done
+    or Failed."""
+
+    request: int
+    token: int  # of the grant
+
+
+class ResetSpent(Message, frozen=True, array_like=True, tag="reset_spent"):
+    """Nothing is spent any more at this limit. Answer: Limit or Failed."""
+
+    request: int
+    name: str
+
+
+class Explain(Message, frozen=True, array_like=True, tag="explain"):
+    """Why requests wait: those at one limit, or those of one process. Answer: Explanations or
+    Failed."""
+
+    request: int
+    name: str | None = None
+    pid: int | None = None
+
+
+class ListStatistics(Message, frozen=True, array_like=True, tag="list_statistics"):
+    """What happened since the daemon started, by limit in the order of names. Answer: Statistics."""
+
+    request: int
+    after: str = ""  # go on behind this name
+
+
 ClientMessage = (
     Hello
     | Acquire
@@ -219,6 +258,11 @@ ClientMessage = (
     | ListChanges
     | Commit
     | ListTemplates
+    | Watch
+    | ReleaseGrant
+    | ResetSpent
+    | Explain
+    | ListStatistics
 )
 
 
@@ -279,6 +323,7 @@ class TicketRecord(Message, frozen=True, array_like=True):
     age_seconds: float  # holds, or waits, since
     place: int | None  # in this line, 1 is the head; None for a holder
     number: int  # order of arrival on this host
+    token: int = 0  # of its grant; 0 while it waits
 
 
 class Limit(Message, frozen=True, array_like=True, tag="limit"):
@@ -326,6 +371,133 @@ class Loss(Message, frozen=True, array_like=True, tag="loss"):
 
     request: int
     texts: list[str]  # for people, a sentence each; none: all can be trusted
+
+
+class Event(Message, frozen=True, array_like=True):
+    """Something that happened at a limit. What does not fit its kind has its default."""
+
+    # created | changed | deleted | queued | granted | released | refused | timed_out | cancelled |
+    # died | reconnected | daemon_started
+    kind: str
+    at: float  # seconds since 1970
+    limit: str = ""
+    number: int = 0  # the request's order of arrival on this host
+    slots: int = 0
+    pid: int = 0
+    user: str = ""
+    command: str = ""
+    token: int = 0  # of the grant
+    waited_seconds: float | None = None
+    held_seconds: float | None = None
+    reason: str = ""  # the code of an error, new settings, or what ended it: for people
+
+
+class Events(Message, frozen=True, array_like=True, tag="events"):
+    """What happened, in order. `missed`: so many more happened before these, and were left out since
+    this client read too slowly."""
+
+    request: int
+    events: list[Event]
+    missed: int = 0
+
+
+class Lack(Message, frozen=True, array_like=True):
+    """Why a request cannot go yet at one of its limits."""
+
+    limit: str
+    slots: int  # it asks here
+    place: int  # in the line, 1 is the head
+    ahead_slots: int  # asked by those ahead of it
+    fits: bool  # it would fit now, but those ahead go first
+    limit_slots: int
+    held: int
+    spent: float
+    slot_decay_per_second: float
+    holders: int  # how many
+    longest: list[TicketRecord]  # some of them, who held longest first
+    own: int  # slots that its own process holds here
+    starts_in: (
+        float | None
+    )  # seconds until it goes as far as this limit is concerned; None: unknown
+    exact: bool  # decay alone decides that; else it is an estimate from how long holders took
+    mean_hold_seconds: float | None  # of recent holders
+
+
+class Explanation(Message, frozen=True, array_like=True):
+    """Why one request waits."""
+
+    number: int  # order of arrival on this host
+    pid: int
+    user: str
+    command: str
+    waited_seconds: float
+    gives_up_in: float | None  # seconds until its time-out; None: never
+    slots: dict[str, int]  # all that it asks
+    lacks: list[Lack]  # the limits for which it waits
+    keeps: bool  # it was passed so often that its lines wait for it now
+
+
+class Explanations(Message, frozen=True, array_like=True, tag="explanations"):
+    """Some of the requests that were asked for, in the order of arrival."""
+
+    request: int
+    waiting: list[Explanation]
+    total: int  # how many wait, told here or not
+    held: list[TicketRecord]  # what the process that was asked for holds; of a limit: who holds it
+    limits: list[LimitRecord]  # the limit that was asked for
+
+
+class LimitStatistics(Message, frozen=True, array_like=True):
+    """One limit as it is, and what happened there since the daemon started."""
+
+    name: str
+    limit: int
+    active: bool
+    implicit: bool
+    held: int
+    spent: float
+    waiting: int
+    oldest_wait_seconds: float  # 0: nobody waits
+    grants: int
+    releases: int
+    refusals: dict[str, int]  # by the code of the error
+    timeouts: int
+    cancels: int
+    deaths: int  # holders that died without a release
+    wait_seconds: float  # of all grants together
+    wait_buckets: list[int]  # grants by their wait; the last are those beyond all bounds
+    hold_seconds: float  # of all releases together
+    hold_buckets: list[int]
+    mean_hold_seconds: float | None  # of recent holders
+    origin: str = ""  # hand, file, template or implicit; empty: not known
+
+
+class DaemonStatistics(Message, frozen=True, array_like=True):
+    """The daemon itself."""
+
+    uptime_seconds: float
+    starts: int  # daemons here since the host started, this one included
+    connections: int
+    sessions: int
+    watchers: int
+    events_missed: int  # by all watchers together
+    loop_delay_seconds_max: float  # how late its event loop was, since this was last asked
+    loop_delay_seconds_mean: float
+    journal_bytes: int
+    journal_records: int
+    journal_replacements: int
+    state_age_seconds: float  # since the state was saved
+    state_saves: int
+
+
+class Statistics(Message, frozen=True, array_like=True, tag="statistics"):
+    """One page; ask again with after = the last name while `more`."""
+
+    request: int
+    limits: list[LimitStatistics]
+    more: bool
+    bucket_seconds: list[float]  # the upper bounds of the buckets, ascending
+    daemon: DaemonStatistics
 
 
 class Change(Message, frozen=True, array_like=True):
@@ -377,10 +549,18 @@ DaemonMessage = (
     | Loss
     | Changes
     | Templates
+    | Events
+    | Explanations
+    | Statistics
 )
 
 # Requests that version 1 does not know.
-NEW_IN_2: frozenset[type[Message]] = frozenset({Reload, Draft, ListChanges, Commit, ListTemplates})
+NEW_IN_2: frozenset[type[Message]] = frozenset(
+    {
+        *(Reload, Draft, ListChanges, Commit, ListTemplates),
+        *(Watch, ReleaseGrant, ResetSpent, Explain, ListStatistics),
+    }
+)
 
 
 def spoken(hello: Hello) -> int:

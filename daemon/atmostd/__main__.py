@@ -23,7 +23,7 @@ from uuid import UUID
 import uvloop
 
 from atmost import paths
-from atmost.wire import DaemonStatus
+from atmost.wire import DaemonStatistics, DaemonStatus
 from atmostd import background, config, log, recovery, systemd
 from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Alarm, boot_time
@@ -40,6 +40,7 @@ from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry
 from atmostd.reloading import Reloading
+from atmostd.reporting import LoopDelay
 from atmostd.server import (
     GivenSocket,
     ListeningSocket,
@@ -113,6 +114,7 @@ class Daemon:
         self.door.last_leaves = self.idle.nobody_is_there
         self._started_at = self.clock()
         self._lost = ""  # what this daemon has not found, and nobody has accepted that
+        self._loop_delay = LoopDelay(self.clock)
 
     async def run(
         self,
@@ -129,6 +131,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self.configuration.reload)
         saved, recorded = kept.saved, kept.recorded
         recovery.replay(recorded or (), self.registry, self.sessions)
+        self.registry.starts += 1
         if recorded is not None and self._journal.is_behind:
             _log.warning(
                 "the journal in %s could not be kept to the end: who held since is known only from "
@@ -197,6 +200,7 @@ class Daemon:
         self.configuration.stop()
         await configuring
         await self._stop_in_order()
+        self._loop_delay.stop()
         self._alarm.close()
         self._journal.close()
 
@@ -222,6 +226,26 @@ class Daemon:
             trouble="; ".join(
                 filter(None, (self.configuration.trouble, self._journal.trouble, self._lost))
             ),
+        )
+
+    def statistics(self) -> DaemonStatistics:
+        """What is counted of the daemon itself."""
+        now = self.clock()
+        worst, mean = self._loop_delay.seconds()
+        return DaemonStatistics(
+            uptime_seconds=(now - self._started_at) / NANOSECONDS,
+            starts=self.registry.starts,
+            connections=len(self.connections),
+            sessions=len(self.sessions),
+            watchers=len(self.registry.events),
+            events_missed=self.registry.events.missed,
+            loop_delay_seconds_max=worst,
+            loop_delay_seconds_mean=mean,
+            journal_bytes=self._journal.size,
+            journal_records=self._journal.records_written,
+            journal_replacements=self._journal.replacements,
+            state_age_seconds=(now - self.configuration.saved_at) / NANOSECONDS,
+            state_saves=self.configuration.saves,
         )
 
     def _status_line(self) -> str:

@@ -47,6 +47,7 @@ class Bounds:
     draft_entries: int = _bound(
         config.DRAFT_ENTRIES_MAX, "limits and templates of one `atmost apply`"
     )
+    watches: int = _bound(config.WATCHES_MAX, "streams of events, in all")
     output_bytes: int = _bound(
         config.OUTPUT_BYTES_MAX,
         "of answers that a client leaves unread",

@@ -36,6 +36,11 @@ def wall_microseconds() -> int:
     return time.time_ns() // 1000
 
 
+def wall_time() -> float:
+    """Seconds since 1970, for people; it may be set."""
+    return time.time()
+
+
 class Alarm:
     """Tells limits when an instant has come."""
 

@@ -23,8 +23,17 @@ OUTPUT_BYTES_LEAST = 2 * FRAME_BYTES_MAX  # below, a page of a listing alone cou
 # What the configuration file may say otherwise (settings.py).
 LOG_LEVEL = "info"
 LOG_FORMAT = "text"
+WATCHES_MAX = 64  # each is told everything that happens, so all together cost so many times that
 
 # Bounds that are part of how the daemon works.
+EVENTS_A_TURN_MAX = 10_000  # those who watch are told how many more there were
+EVENTS_UNREAD_BYTES_MAX = 256 * 1024  # of events that a client has not read; then it misses some
+RETURNED_TOLD_SECONDS = 10.0  # after a start: who came back is told to those who watch later, too
+RETURNED_TOLD_MAX = 1_000
+LOOP_DELAY_PROBE_SECONDS = 0.25  # while somebody asks how late the event loop is ...
+LOOP_DELAY_ASKED_SECONDS = 90.0  # ... and so long after that: Prometheus asks once a minute or more
+EXPLAINED_MAX = 20  # requests in one answer: more than a person reads
+EXPLAINED_HOLDERS_MAX = 3  # of each limit that they lack
 ANSWER_NANOSECONDS_A_TURN = 2_000_000  # then others have their turn; questions can be expensive
 REFUSED_AT_ONCE_MAX = 64  # connections that are refused and may still read why
 COMPLAINT_SECONDS = 60.0  # between two lines of the log about the same bound

@@ -94,6 +94,8 @@ class Configuration:
     ) -> None:
         self.trouble = ""  # why the state on disk is out of date; empty when it is not
         self.nobody_holds = False  # nor will, in this life
+        self.saves = 0  # of the state, since the start
+        self.saved_at = clock()  # the last of them
         self._registry = registry
         self._store = store
         self._tokens = tokens
@@ -442,6 +444,8 @@ class Configuration:
             if self._tokens.are_low:
                 await self._set_tokens_aside()
             raise
+        self.saves += 1
+        self.saved_at = self._clock()
         if self.trouble:
             _log.warning("the state is saved again to %s", self._store.path)
             self.trouble = ""

@@ -17,50 +17,68 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, assert_never, cast
 
 from atmost import errors, paths, values, wire
-from atmost.errors import AtmostError, LimitNotFound, ProtocolError, TooMany
+from atmost.errors import (
+    AtmostError,
+    GrantNotFound,
+    InvalidValue,
+    LimitNotFound,
+    ProtocolError,
+    TooMany,
+)
 from atmost.wire import (
     Acquire,
     Commit,
     CreateLimit,
+    DaemonStatistics,
     DaemonStatus,
     DeleteLimit,
     Done,
     Draft,
+    Explain,
+    Explanations,
     Hello,
     Keep,
     Limits,
     ListChanges,
     ListLimits,
+    ListStatistics,
     ListTemplates,
     ListTickets,
     ReadLimit,
     Recover,
     Release,
+    ReleaseGrant,
     Reload,
+    ResetSpent,
     Resume,
+    Statistics,
     Status,
     Templates,
     Tickets,
     UpdateLimit,
+    Watch,
     Welcome,
 )
-from atmostd import config, listing
+from atmostd import config, explaining, listing, reporting
 from atmostd.bounds import Bounds
 from atmostd.clock import Clock
 from atmostd.configuration import ChangeMessage, Configuration, GreatMessage
 from atmostd.decoding import WrongField, message_of, other_version
 from atmostd.door import Door
 from atmostd.drafts import Uploaded
+from atmostd.events import Watch as Watching
 from atmostd.peer import Admins, Processes, credentials
 from atmostd.refusals import Refusals
-from atmostd.registry import Registry
+from atmostd.registry import Registry, request_of
 from atmostd.session import Session, Sessions, failed
+from atmostd.statistics import BUCKET_SECONDS
+from atmostd.ticket import Reset
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
 
 
-Question = ReadLimit | ListLimits | ListTickets | ListTemplates | Status
+Question = ReadLimit | ListLimits | ListTickets | ListTemplates | Status | Explain | ListStatistics
 
 
 class Host(Protocol):
@@ -80,6 +98,8 @@ class Host(Protocol):
     connections: set[Connection]
 
     def status(self, request: int) -> DaemonStatus: ...
+
+    def statistics(self) -> DaemonStatistics: ...
 
 
 class Connection(asyncio.Protocol):
@@ -101,6 +121,8 @@ class Connection(asyncio.Protocol):
         self._cut = False  # it is we who end it
         self._in_flight_max = host.bounds.requests_in_flight
         self._output_bytes_max = host.bounds.output_bytes
+        self._watching: dict[int, Watching] = {}  # by request
+        self._slow = False  # it has not read what it was sent
         self._turned_away = False
         self._uid = -1
         self._is_admin = False  # may change limits
@@ -139,6 +161,9 @@ class Connection(asyncio.Protocol):
         self._frames = wire.FrameReader()
         self._held_back = None
         self._host.refused.discard(self)
+        if self._watching:
+            self._host.registry.events.forget(self._watching.values())
+            self._watching = {}
         self._uncount()
         if self._hello_due is not None:
             self._hello_due.cancel()
@@ -157,7 +182,14 @@ class Connection(asyncio.Protocol):
             self._host.door.leave(self._uid)
 
     def pause_writing(self) -> None:
-        """Nothing: flush() counts what is unread, and cuts the connection at a bound."""
+        """It does not read. flush() counts what is unread, and cuts the connection at a bound; but
+        events it is just not told any more."""
+        self._slow = True
+
+    def resume_writing(self) -> None:
+        self._slow = False
+        for watch in self._watching.values():
+            watch.tell_missed()
 
     def cut(self) -> None:
         """End it at once; the session, if it has one still, goes on."""
@@ -335,6 +367,73 @@ class Connection(asyncio.Protocol):
         self._changes += 1
         self._host.configuration.ask(message, self)
 
+    def _watch(self, message: Watch) -> None:
+        if message.request in self._watching:
+            raise ProtocolError(f"request {message.request} is in use")
+        events = self._host.registry.events
+        self._watching[message.request] = events.watch(
+            message.request, message.name, self, self._client(), self._is_admin
+        )
+
+    def stop_watching(self, request: int) -> None:
+        """The client does not want to be told any more."""
+        watch = self._watching.pop(request, None)
+        if watch is not None:
+            self._host.registry.events.forget([watch])
+
+    def reads(self) -> bool:
+        """Whether it has read what it was sent, more or less."""
+        transport = self._transport
+        return not (self._slow or transport is None or transport.is_closing())
+
+    def room(self) -> int:
+        """How many bytes of events it may be sent now."""
+        transport = self._transport
+        if transport is None or not self.reads():
+            return 0
+        unread = transport.get_write_buffer_size() + sum(map(len, self._output))
+        at_most = min(config.EVENTS_UNREAD_BYTES_MAX, self._output_bytes_max // 2)
+        return max(0, at_most - unread)
+
+    def _release_grant(self, message: ReleaseGrant) -> None:
+        """Whosever it is: the holder is told, and who waits for its slots may go."""
+        self._check_may_change()
+        found = self._host.registry.held_by_token(message.token)
+        if not found:
+            raise GrantNotFound(message.token)
+        for ticket in found:
+            holder = request_of(ticket).asker
+            assert isinstance(holder, Session)  # nobody else has slots
+            _log.warning(
+                "grant %d of pid %d (%s) at %s is released by %s",
+                message.token,
+                holder.pid,
+                holder.command,
+                ", ".join(repr(part.limit.name) for part in ticket.parts if part.hold),
+                self._operator(),
+            )
+            holder.revoke(ticket, f"released by {self._operator()}")
+        self.send(Done(message.request))
+
+    def _reset_spent(self, message: ResetSpent) -> None:
+        self._check_may_change()
+        registry = self._host.registry
+        actor = registry.actors.get(values.check_name(message.name))
+        if actor is None:
+            raise LimitNotFound([message.name])
+        spent = actor.limit.level.slots()
+        reason = f"spent slots reset by {self._operator()}"
+        _log.warning("limit %r: %s; they were %.3g", message.name, reason, spent)
+        actor.post(Reset())
+        if registry.events.watched:
+            registry.events.of_limit("changed", actor.limit, reason)
+        self._ask(ReadLimit(message.request, message.name))
+
+    def _operator(self) -> str:
+        """Who releases or resets something, for those whom it concerns."""
+        assert self._session is not None
+        return f"{self._session.user or f'uid {self._uid}'} (pid {self._session.pid})"
+
     def _ask(self, question: Question) -> None:
         """What this client sent before has to have been acted on, so the answer waits for the actors."""
         self._questions.append(question)
@@ -367,8 +466,24 @@ class Connection(asyncio.Protocol):
                 return Templates(request, *listing.page_of_templates(registry, after_count))
             case Status(request=request):
                 return self._host.status(request)
+            case Explain(request=request):
+                return Explanations(request, *self._explained(question, now))
+            case ListStatistics(request=request, after=after):
+                page, more = reporting.page_of_statistics(registry, after, now)
+                daemon = self._host.statistics()
+                return Statistics(request, page, more, list(BUCKET_SECONDS), daemon)
             case _:
                 assert_never(question)
+
+    def _explained(self, asked: Explain, now: int) -> explaining.Explained:
+        registry, name = self._host.registry, asked.name
+        if (name is None) == (asked.pid is None):
+            raise InvalidValue("name", repr(name), "the name of a limit, or a pid, and not both")
+        if name is None:
+            return explaining.of_process(registry, asked.pid or 0, now)
+        if name not in registry.actors:
+            raise LimitNotFound([values.check_name(name)])
+        return explaining.at_limit(registry, name, now)
 
     # Out
 
@@ -461,4 +576,9 @@ _OF_CONNECTION: dict[type, Callable[[Connection, Any], None]] = {
     ListLimits: Connection._ask,
     ListTickets: Connection._ask,
     Status: Connection._ask,
+    Watch: Connection._watch,
+    ReleaseGrant: Connection._release_grant,
+    ResetSpent: Connection._reset_spent,
+    Explain: Connection._ask,
+    ListStatistics: Connection._ask,
 }

@@ -51,6 +51,8 @@ class Journal:
     def __init__(self, folder: Path, boot_id: str) -> None:
         self.trouble = ""  # why it is out of date; empty when it is not
         self.on_written: Callable[[], None] | None = None  # a turn has decided something
+        self.records_written = 0
+        self.replacements = 0
         self.is_behind = False  # more was decided than open() has read, or than is in the file now
         self._folder = folder
         self._boot_id = boot_id
@@ -70,6 +72,11 @@ class Journal:
     @property
     def path(self) -> Path:
         return self._folder / NAME
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._bytes
 
     def open(self) -> list[AnyRecord] | None:
         """Take the folder for this daemon and read what is there; None if there is nothing of this
@@ -164,6 +171,7 @@ class Journal:
             self._fail(error, "written")
             return
         self._bytes += len(data)
+        self.records_written += len(noted)
         if self.on_written is not None and noted:
             self.on_written()
         if self._look is None:
@@ -197,6 +205,7 @@ class Journal:
             self._fail(error, "written" if self._torn or self._file < 0 else "replaced")
             return
         self._torn = False
+        self.replacements += 1
         if not self._hears:
             self._catch_up()
         if self._file >= 0:

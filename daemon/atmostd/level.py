@@ -61,12 +61,18 @@ class Level:
         if self._per_nanosecond:
             self.units += slots * self.unit
 
+    def empty(self, now: int) -> None:
+        """Nothing is spent any more."""
+        self.settle(now)
+        self.units = 0
+
     def within(self, slots: int) -> bool:
         """Whether at most so many slots are spent. The level must be settled."""
         return self.units <= slots * self.unit
 
     def instant_within(self, slots: int) -> int:
-        """The first nanosecond at which at most `slots` >= 0 are spent, if nothing more is."""
+        """The first nanosecond at which at most `slots` are spent, if nothing more is. Fewer than 0: if
+        so many more were spent as soon as they fit."""
         surplus = self.units - slots * self.unit
         return self.settled_at + max(0, -(-surplus // self._per_nanosecond))
 

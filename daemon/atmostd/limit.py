@@ -22,6 +22,7 @@ from typing import assert_never
 
 from atmostd.level import Level
 from atmostd.line import Line
+from atmostd.statistics import Tally
 from atmostd.ticket import (
     ARRIVING,
     ENDED,
@@ -37,6 +38,7 @@ from atmostd.ticket import (
     Part,
     Readmit,
     Refused,
+    Reset,
     Tick,
     Ticket,
     TimedOut,
@@ -66,6 +68,7 @@ class Limit:
         "limit",
         "line",
         "name",
+        "tally",
         "waiters_max",
         "wakes",
     )
@@ -88,6 +91,7 @@ class Limit:
         self.held = 0  # slots of the holders: always their sum
         self.line: Line[Ticket] = Line()
         self.deleted = False
+        self.tally = Tally()  # what happened here; the rules do not look at it
         self.wakes: list[int] = []  # the Ticks asked for that are still to come, the earliest last
         self._deadlines: list[tuple[int, int, Ticket]] = []  # heap, of tickets whose home is here
         self._passers = [0] * PASSES_MAX  # the greatest numbers that went here, ascending
@@ -108,6 +112,8 @@ class Limit:
                 return self._tick(now if due is None else max(due, late_at_most))
             case Edit():
                 return self._edit(event, now)
+            case Reset():
+                return self._reset(now)
             case Delete():
                 return self._delete(now)
             case _:
@@ -189,6 +195,10 @@ class Limit:
         ]
         return _refuse(refused, now) + _grant_in_order([self], now)
 
+    def _reset(self, now: int) -> list[Effect]:
+        self.level.empty(now)
+        return _grant_in_order([self], now)
+
     def _delete(self, now: int) -> list[Effect]:
         self.deleted = True
         return _refuse([(ticket, self._deleted()) for ticket in self.line], now)
@@ -217,6 +227,10 @@ class Limit:
         if rate is not None:
             self.level.change_rate(rate, at)
 
+    def empty_again(self, at: int) -> None:
+        """What was spent was set to nothing then."""
+        self.level.empty(at)
+
     def stand_again(self, ticket: Ticket) -> None:
         """The ticket waits here, as it did."""
         self.line.add(ticket)
@@ -234,7 +248,7 @@ class Limit:
                 inactive = [part.limit.name for part in ticket.parts if not part.limit.active]
                 return "limit_inactive", {"names": inactive}
             return None
-        part = self._part_of(ticket)
+        part = self.part_of(ticket)
         if part.spend and not self.level.rate:
             return "slot_decay_required", {"name": self.name}
         if part.slots > self.limit:
@@ -285,12 +299,13 @@ class Limit:
         if self.level.units and self.line:
             self.level.settle(now)
             for ticket in self.line.heads():
-                free = self.limit - self.held - self._part_of(ticket).slots
+                free = self.limit - self.held - self.part_of(ticket).slots
                 if free >= 0 and not self.level.within(free):
                     instants.append(self.level.instant_within(free))
         return min(instants, default=None)
 
-    def _part_of(self, ticket: Ticket) -> Part:
+    def part_of(self, ticket: Ticket) -> Part:
+        """What the ticket asks here."""
         parts = ticket.parts
         return parts[0] if len(parts) == 1 else next(p for p in parts if p.limit is self)
 

@@ -74,19 +74,21 @@ def page_of_templates(registry: Registry, after: int) -> tuple[list[TemplateReco
             declared="" if says in (None, row) else template_told(says),
         )
 
-    return _page(map(record, registry.templates.rows[max(0, after) :]))
+    return page_of(map(record, registry.templates.rows[max(0, after) :]))
 
 
 def page_of_changes(changes: list[Change], after: int) -> tuple[list[Change], bool]:
     """The changes behind the first `after`, and whether there are more of them."""
-    return _page(changes[at] for at in range(max(0, after), len(changes)))
+    return page_of(changes[at] for at in range(max(0, after), len(changes)))
 
 
 def page_of_limits(registry: Registry, after: str, now: int) -> tuple[list[LimitRecord], bool]:
     """The limits whose names come after `after`, and whether there are more of them."""
     names = sorted(registry.actors)
     start = bisect_right(names, after) if after else 0
-    return _page(limit_record(registry.actors[name], registry.word, now) for name in names[start:])
+    return page_of(
+        limit_record(registry.actors[name], registry.word, now) for name in names[start:]
+    )
 
 
 def page_of_tickets(
@@ -101,7 +103,7 @@ def page_of_tickets(
                 behind = after_number if at == after_limit else 0
                 yield from _ticket_records(registry.actors[at].limit, behind, now)
 
-    return _page(records())
+    return page_of(records())
 
 
 def holders_told(tickets: Iterable[Limit], now: int) -> list[dict[str, object]]:
@@ -111,7 +113,7 @@ def holders_told(tickets: Iterable[Limit], now: int) -> list[dict[str, object]]:
         for ticket in limit.holders.values():
             if len(told) == config.HOLDERS_TOLD_MAX:
                 return told
-            record = _ticket_record(limit, ticket, None, now)
+            record = ticket_record(limit, ticket, None, now)
             told.append(
                 {
                     "limit": record.limit,
@@ -134,11 +136,13 @@ def _ticket_records(limit: Limit, after_number: int, now: int) -> Iterator[Ticke
     waiting = ((line[at].number, line[at], at + 1) for at in range(start, len(line)))
     both: list[Iterator[tuple[int, Ticket, int | None]]] = [held, waiting]
     for _, ticket, place in heapq.merge(*both, key=itemgetter(0)):
-        yield _ticket_record(limit, ticket, place, now)
+        yield ticket_record(limit, ticket, place, now)
 
 
-def _ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) -> TicketRecord:
-    asker = request_of(ticket).asker
+def ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) -> TicketRecord:
+    """The ticket as it is at this limit; without a place it holds there."""
+    request = request_of(ticket)
+    asker = request.asker
     part = next(part for part in ticket.parts if part.limit is limit)
     holds = place is None
     since = ticket.granted_at if holds else ticket.asked_at
@@ -152,12 +156,16 @@ def _ticket_record(limit: Limit, ticket: Ticket, place: int | None, now: int) ->
         age_seconds=max(0, now - since) / NANOSECONDS,
         place=place,
         number=ticket.number,
+        token=request.token if holds else 0,
     )
 
 
-def _page(records: Iterable[Record]) -> tuple[list[Record], bool]:
+def page_of(
+    records: Iterable[Record], bytes_max: int = PAGE_BYTES_MAX
+) -> tuple[list[Record], bool]:
+    """As many records as fit a frame, and whether there are more."""
     page: list[Record] = []
-    left = PAGE_BYTES_MAX
+    left = bytes_max
     for record in records:
         left -= encoded_bytes(record)
         if left < 0:

@@ -14,6 +14,8 @@ _SO_PEERGROUPS = 59  # the same, since 4.13
 _GROUPS_BYTES_MAX = 1024  # more Python does not ask for: 256 supplementary groups
 _GID = struct.Struct("I")
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid
+_FLAGS = 6  # proc_pid_stat(5): field 9, counted in the same way
+_PF_EXITING = 0x4  # linux/sched.h: set before a process that ends closes its files
 _STARTTIME = 19  # proc_pid_stat(5): field 22, counted from the one behind the name
 
 
@@ -61,6 +63,14 @@ class Peer:
             return False
         not_seen = 0 in (self.started, started)  # by one of two daemons: ProtectProc= of a service
         return self.started == started or (not_seen and inodes_are_unique())
+
+    def is_ending(self) -> bool:
+        """Whether it ends or has ended. The pidfd tells that a moment later than the end of the
+        connection does. False if it is not to be seen."""
+        if not self.started:
+            return False
+        stat = _stat(self.pid)
+        return stat is None or bool(int(stat[_FLAGS]) & _PF_EXITING)
 
     def close(self) -> None:
         os.close(self.pidfd)
@@ -125,9 +135,15 @@ def groups(connection: socket.socket) -> set[int]:
 
 
 def _started(pid: int) -> int:
+    stat = _stat(pid)
+    return int(stat[_STARTTIME]) if stat is not None else 0
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields behind the process's name; None if there is no such process to be seen."""
     with (
         contextlib.suppress(OSError, LookupError, ValueError),
         open(f"/proc/{pid}/stat", "rb") as f,
     ):
-        return int(f.read().rpartition(b")")[2].split()[_STARTTIME])
-    return 0
+        return f.read().rpartition(b")")[2].split()
+    return None

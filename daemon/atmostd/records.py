@@ -137,11 +137,28 @@ class Gone(Record, frozen=True, array_like=True, tag="x"):
     number: int
 
 
+class SpentReset(Record, frozen=True, array_like=True, tag="z"):
+    """An operator has set what was spent to nothing."""
+
+    name: str
+    at: int
+
+
+class Revoked(Record, frozen=True, array_like=True, tag="r"):
+    """An operator has released a grant of this client, which may not know it yet."""
+
+    serial: int
+    request: int
+    names: list[str]
+    reason: str
+
+
 class Counted(Record, frozen=True, array_like=True, tag="n"):
     """In a checkpoint: the last numbers given."""
 
     arrivals: int
     next_token: int
+    starts: int = 0  # of daemons, since the host started
 
 
 AnyRecord = (
@@ -156,6 +173,8 @@ AnyRecord = (
     | Stands
     | Gone
     | Counted
+    | SpentReset
+    | Revoked
 )
 
 
@@ -227,8 +246,10 @@ def _check_order(records: Sequence[AnyRecord]) -> None:
                 limits.add(name)
             case LimitDeleted(name=name):
                 limits.discard(name)
-            case Edited(name=name) if name not in limits:
+            case Edited(name=name) | SpentReset(name=name) if name not in limits:
                 raise Damaged(f"it edits {name!r}, which it does not know")
+            case Revoked(serial=serial) if serial not in clients:
+                raise Damaged(f"it revokes a grant of client {serial}, which it does not know")
             case Arrived(number=number, serial=serial):
                 if serial not in clients:
                     raise Damaged(f"ticket {number} is of a client that it does not know")

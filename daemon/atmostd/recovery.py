@@ -26,8 +26,10 @@ from atmostd.records import (
     LimitDeleted,
     LimitIs,
     Record,
+    Revoked,
     SessionBegan,
     SessionEnded,
+    SpentReset,
     Stands,
     Went,
 )
@@ -60,17 +62,18 @@ def go_on(registry: Registry) -> None:
 
 def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
     """All that is true now. Replayed, it gives the same."""
-    yield Counted(registry.arrivals, registry.next_token)
+    yield Counted(registry.arrivals, registry.next_token, registry.starts)
     yield registry.declares()
     for actor in registry.actors.values():
         yield limit_is(actor)
     tickets: list[Ticket] = []
     for session in sessions:
         session.record_anew()
-        if session.tickets:
+        if session.tickets or session.revoked:
             session.record()
             yield session.began
             tickets += session.tickets.values()
+            yield from session.revoked.values()
     tickets.sort(key=_by_number)
     for ticket in tickets:
         request = request_of(ticket)
@@ -116,6 +119,7 @@ class Recovery:
                 session = self._clients.pop(serial, None)
                 if session is not None:
                     session.tickets.clear()  # they are Gone, in this very turn
+                    session.revoked.clear()
                     self._sessions.end_idle([session])
             case LimitIs():
                 self._limit_is(record)
@@ -140,8 +144,15 @@ class Recovery:
                 self._stands(record)
             case Gone(number=number):
                 self._gone(number)
-            case Counted(arrivals=arrivals, next_token=next_token):
+            case SpentReset(name=name, at=at):
+                self._registry.actors[name].limit.empty_again(at)
+            case Revoked(serial=serial, request=request):
+                session = self._clients.get(serial)
+                if session is not None:
+                    session.revoked[request] = record
+            case Counted(arrivals=arrivals, next_token=next_token, starts=starts):
                 self._counted(arrivals, next_token)
+                self._registry.starts = starts
 
     def _limit_is(self, record: LimitIs) -> None:
         actor = self._registry.actors.get(record.name)
@@ -245,6 +256,7 @@ class _Nobody:
     uid = -1
     user = ""
     command = ""
+    ending = "process"
 
     def record(self) -> int:
         return 0

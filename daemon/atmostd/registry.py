@@ -19,12 +19,22 @@ from atmost.wire import Acquire, Keep
 from atmostd import config
 from atmostd.actor import Actor, Surroundings
 from atmostd.bounds import Bounds
-from atmostd.clock import NANOSECONDS, Clock
+from atmostd.clock import NANOSECONDS, Clock, wall_time
 from atmostd.declared import HAND, IMPLICIT, TEMPLATE, TemplateRows, Templates, Word
+from atmostd.events import Events
 from atmostd.implicit import Implicit
 from atmostd.journal import Journal
 from atmostd.limit import Limit
-from atmostd.records import Arrived, Declares, Edited, Gone, LimitDeleted, LimitIs, Went
+from atmostd.records import (
+    Arrived,
+    Declares,
+    Edited,
+    Gone,
+    LimitDeleted,
+    LimitIs,
+    SpentReset,
+    Went,
+)
 from atmostd.refusals import Refusals
 from atmostd.templated import Templated
 from atmostd.ticket import (
@@ -38,6 +48,7 @@ from atmostd.ticket import (
     Part,
     Readmit,
     Refused,
+    Reset,
     Tick,
     Ticket,
     TimedOut,
@@ -62,6 +73,10 @@ class Asker(Protocol):
 
     @property
     def command(self) -> str: ...
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as long as it lets go for that: connection | process; empty: it lives."""
 
     def record(self) -> int:
         """Have the journal know who this is. Returns the serial that stands for it there."""
@@ -88,6 +103,8 @@ class Request(Struct, eq=False):
     unguarded: list[str] = []  # limits that were inactive then
     kept: bool = False  # it was granted before; its asker knows
     arrived: Arrived | None = None  # for the journal: a checkpoint says it again
+    over: bool = False  # it was refused or timed out, and that was told
+    revoked: str = ""  # an operator has released it: who
 
 
 class Registry:
@@ -110,6 +127,9 @@ class Registry:
         self.on_spent = _nobody_listens  # levels on disk are out of date
         self.on_implicit = _nobody_listens  # limits on disk are out of date
         self.arrivals = 0  # the last number given to a ticket
+        self.starts = 0  # of daemons, since the host started
+        self.watched = False  # somebody is told of events
+        self.events = Events(clock, wall_time, turn, bounds.watches, refusals, self._set_watched)
         self._around = Surroundings(clock, turn, self._note, self.deliver, crash)
         self._note_record = journal.note
         self._wake_at = wake_at
@@ -119,6 +139,9 @@ class Registry:
         self._templated = Templated(bounds, refusals, clock, self._forget_idle)
         self.templates = Templates()
         self.word = Word()  # what the configuration file last said
+
+    def _set_watched(self, watched: bool) -> None:
+        self.watched = watched
 
     # Limits
 
@@ -141,6 +164,8 @@ class Registry:
         elif origin == TEMPLATE:
             self._templated.add(actor)
         self._note_record(limit_is(actor))
+        if self.watched:
+            self.events.of_limit("created", rules)
         return actor
 
     def set_origin(self, actor: Actor, origin: str) -> None:
@@ -181,7 +206,9 @@ class Registry:
 
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
-        del self.actors[name]
+        actor = self.actors.pop(name)
+        if self.watched:
+            self.events.of_limit("deleted", actor.limit)
         self._implicit.discard(name)
         self._templated.discard(name)
         self._note_record(LimitDeleted(name))
@@ -225,6 +252,8 @@ class Registry:
         arrive = Arrive(ticket)
         for home in homes:
             home.post(arrive)
+        if self.watched:
+            self.events.arrived(ticket)
         return ticket
 
     def too_late(self, asked: Acquire) -> AcquireTimeout:
@@ -261,6 +290,16 @@ class Registry:
         request: Request = ticket.owner
         request.home.post(LetGo(ticket))
 
+    def held_by_token(self, token: int) -> list[Ticket]:
+        """Who holds slots under this token: one, unless a client that came back said what is not so."""
+        found = {
+            number: ticket
+            for actor in self.actors.values()
+            for number, ticket in actor.limit.holders.items()
+            if request_of(ticket).token == token
+        }
+        return list(found.values())
+
     def _find_or_make(self, names: list[str], strict: bool, asker: Asker) -> list[Actor]:
         actors = self.actors
         try:
@@ -269,7 +308,12 @@ class Registry:
             self._make_missing(names, strict, asker)
             homes = [actors[name] for name in names]
         if strict:
-            _check_active(homes)
+            try:
+                _check_active(homes)
+            except LimitInactive as error:
+                for name in error.names:
+                    self._refused_at_once(actors[name].limit, asker, LimitInactive.code)
+                raise
         return homes
 
     def _make_missing(self, names: list[str], strict: bool, asker: Asker) -> None:
@@ -349,8 +393,14 @@ class Registry:
         match event:
             case LetGo(ticket=ticket):
                 self._note_record(Gone(ticket.number))
+                self._let_go(ticket, now)
                 if self._templated:
                     self._may_be_idle(ticket)
+            case Reset():
+                if self.actors.get(actor.limit.name) is actor:
+                    self._note_record(SpentReset(actor.limit.name, now))
+                    self._templated.look_at(actor.limit.name)
+                    self.on_implicit()
             case Edit() if self.actors.get(actor.limit.name) is actor:
                 # Not the level as it is: those who go by this very edit are told of one by one.
                 self._templated.look_at(actor.limit.name)
@@ -362,6 +412,67 @@ class Registry:
                         *(actor.implicit, now, actor.origin),
                     )
                 )
+                if self.watched:
+                    self.events.of_limit("changed", limit)
+
+    def _let_go(self, ticket: Ticket, now: int) -> None:
+        """A ticket has nothing any more. Counted; and told, if somebody watches."""
+        request: Request = ticket.owner
+        granted_at = ticket.granted_at
+        if granted_at:
+            held = now - granted_at
+            if held < 0:
+                held = 0
+            for part in ticket.parts:
+                if part.hold:
+                    part.limit.tally.released(held)
+            ending = request.asker.ending
+            if ending or self.watched:
+                self._released(ticket, held, ending)
+        elif not request.over:
+            self._cancelled(ticket)
+
+    def _released(self, ticket: Ticket, held: int, ending: str) -> None:
+        request: Request = ticket.owner
+        holds = [part.limit for part in ticket.parts if part.hold]
+        died = ending == "process" and not request.by_process  # else that is its proper end
+        if died:
+            for limit in holds:
+                limit.tally.deaths += 1
+        if holds and self.watched:
+            reason = request.revoked or (f"its {ending} ended" if ending else "")
+            self.events.of_ticket("died" if died else "released", ticket, reason, held)
+
+    def _cancelled(self, ticket: Ticket) -> None:
+        for part in ticket.parts:
+            part.limit.tally.cancels += 1
+        if self.watched:
+            ending = request_of(ticket).asker.ending
+            self.events.of_ticket("cancelled", ticket, f"its {ending} ended" if ending else "")
+
+    def _refused(self, ticket: Ticket, code: str, fields: dict[str, object]) -> None:
+        """Counted where the reason lies: at the limits that it names."""
+        request_of(ticket).over = True
+        names = fields.get("names", fields.get("name"))
+        named = names if isinstance(names, list) else [names]
+        guilty = [part.limit for part in ticket.parts if part.limit.name in named]
+        for limit in guilty or [ticket.home]:
+            limit.tally.refused(code)
+            if self.watched:
+                self.events.of_ticket("refused", ticket, code, only=limit.name)
+
+    def _refused_at_once(self, limit: Limit, asker: Asker, code: str) -> None:
+        """Before there was a ticket of it."""
+        limit.tally.refused(code)
+        if self.watched:
+            self.events.of_asker("refused", limit, asker, code)
+
+    def _timed_out(self, ticket: Ticket) -> None:
+        request_of(ticket).over = True
+        for part in ticket.parts:
+            part.limit.tally.timeouts += 1
+        if self.watched:
+            self.events.of_ticket("timed_out", ticket)
 
     def forget_outcome(self, ticket: Ticket) -> None:
         """Its asker has seen what became of it, and nothing is left to let go of."""
@@ -378,11 +489,13 @@ class Registry:
                 self._note_record(Gone(ticket.number))
                 if self._templated:
                     self._may_be_idle(ticket)
+                self._refused(ticket, code, fields)
                 request_of(ticket).asker.refused(ticket, code, fields)
             case TimedOut(ticket=ticket, places=places):
                 self._note_record(Gone(ticket.number))
                 if self._templated:
                     self._may_be_idle(ticket)
+                self._timed_out(ticket)
                 request_of(ticket).asker.timed_out(ticket, places)
             case WakeAt(limit=limit, instant=instant):
                 self._wake_at(limit, instant)
@@ -398,8 +511,12 @@ class Registry:
             self.next_token = token + 1
             if token >= self.tokens_low_at:
                 self.on_tokens_low()
+        waited = ticket.granted_at - ticket.asked_at
+        if waited < 0:  # by a timer that rang late
+            waited = 0
         for part in ticket.parts:
             limit = part.limit
+            limit.tally.granted(waited)
             if not limit.active:
                 request.unguarded = [p.limit.name for p in ticket.parts if not p.limit.active]
                 continue
@@ -412,6 +529,8 @@ class Registry:
                 if self._templated:
                     self._templated.look_at(limit.name)
         self._note_record(Went(ticket.number, request.token, ticket.granted_at, request.unguarded))
+        if self.watched:
+            self.events.of_ticket("granted", ticket)
         request.asker.granted(ticket)
 
 

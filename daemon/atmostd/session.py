@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from atmost import errors, wire
-from atmost.errors import AtmostError, ProtocolError, TooMany
+from atmost.errors import AtmostError, GrantLost, ProtocolError, TooMany
 from atmost.wire import Acquire, Done, Failed, Granted, Hello, Keep, Release, Resume
 from atmostd import config, listing
 from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
 from atmostd.door import Door
 from atmostd.peer import Peer, Processes
-from atmostd.records import SessionBegan, SessionEnded
+from atmostd.records import Revoked, SessionBegan, SessionEnded
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry, Request, request_of
 from atmostd.ticket import ARRIVING, ENDED, HELD, WAITING, Ticket
@@ -33,7 +33,7 @@ from atmostd.ticket import ARRIVING, ENDED, HELD, WAITING, Ticket
 class Notes(Protocol):
     """Who remembers: the journal."""
 
-    def note(self, record: SessionBegan | SessionEnded) -> None: ...
+    def note(self, record: SessionBegan | SessionEnded | Revoked) -> None: ...
 
 
 class Line(Protocol):
@@ -44,6 +44,9 @@ class Line(Protocol):
     def cut(self) -> None:
         """End it at once."""
 
+    def stop_watching(self, request: int) -> None:
+        """No longer tell it what happens; if this request never asked for that, it is no error."""
+
 
 class Session:
     """From its hello to its end."""
@@ -51,11 +54,16 @@ class Session:
     def __init__(self, sessions: Sessions, began: SessionBegan, peer: Peer) -> None:
         self.tickets: dict[int, Ticket] = {}  # by the client's own number, until they end
         self.began = began
+        self.ending = ""  # registry.Asker
+        self.revoked: dict[
+            int, Revoked
+        ] = {}  # grants that are released, and the client may not know
         self._sessions = sessions
         self._bounds = sessions.bounds
         self._peer = peer
         self._line: Line | None = None  # None: the client has not come back yet
         self._unnamed: set[int] = set()  # requests from before this connection
+        self._unclaimed: set[int] = set()  # of those that were revoked before it
         self._waiting: set[int] = set()  # requests that are in line, as far as we were told
         self._spent: dict[int, None] = {}  # requests that only spent: kept until they are seen
         self._recorded = False  # the journal knows who this is
@@ -107,6 +115,7 @@ class Session:
         if before is not None:
             before.cut()
         self._unnamed = set(self.tickets)
+        self._unclaimed = set(self.revoked)
         self._waiting = {
             request
             for request, ticket in self.tickets.items()
@@ -124,12 +133,16 @@ class Session:
         if self._line is not line:
             return  # it has come back on another one
         self._line = None
+        self.ending = "process" if self.tickets and self._peer.is_ending() else "connection"
+        self.revoked.clear()
         for request, ticket in list(self.tickets.items()):
             if not (request_of(ticket).by_process and ticket.state is HELD):
                 self._let_go(request)
         self._end_if_idle()
 
     def _process_died(self) -> None:
+        self.ending = "process"
+        self.revoked.clear()
         for request in list(self.tickets):
             self._let_go(request)
         line, self._line = self._line, None
@@ -140,7 +153,7 @@ class Session:
     def _end_if_idle(self) -> None:
         if self._line is None:
             self._sessions.drop_held_back(self)
-        if not self.tickets and self._line is None:
+        if not self.tickets and not self.revoked and self._line is None:
             self._sessions.forget(self)
             self._sessions.loop.remove_reader(self._peer.pidfd)
             self._peer.close()
@@ -158,6 +171,9 @@ class Session:
             self._name(message.request)
             if known.state in (HELD, ENDED):
                 self._tell_granted(known)
+            return
+        if self.revoked and message.request in self.revoked:
+            self._tell_revoked(message.request)
             return
         if message.late:
             raise self._sessions.registry.too_late(message)
@@ -183,6 +199,8 @@ class Session:
         elif self._sessions.held_back is not None:
             self._waiting.discard(message.request)
             self._sessions.drop_held_back(self, message.request)
+        elif self._line is not None:
+            self._line.stop_watching(message.request)
 
     def acquire_at_last(self, message: Acquire) -> None:
         """What was held back."""
@@ -200,6 +218,9 @@ class Session:
             if known.state is HELD:
                 return
             self._let_go(message.request)
+        if message.request in self.revoked:
+            self._tell_revoked(message.request)
+            return
         if len(self.tickets) >= self._bounds.requests_per_connection:
             raise self._too_many_requests()
         self.tickets[message.request] = self._sessions.registry.readmit(self, message)
@@ -210,7 +231,26 @@ class Session:
             if request in self.tickets:
                 self._let_go(request)
         self._unnamed = set()
+        for request in self._unclaimed:  # it knows that it does not hold them
+            self.revoked.pop(request, None)
+        self._unclaimed = set()
         self._send(Done(message.request))
+
+    def revoke(self, ticket: Ticket, reason: str) -> None:
+        """An operator releases this grant. The client is told, now or as soon as it is back."""
+        request = request_of(ticket)
+        names = [part.limit.name for part in ticket.parts if part.hold]
+        revoked = Revoked(self.record(), request.number, names, reason)
+        self._sessions.notes.note(revoked)
+        self.revoked[request.number] = revoked
+        request.revoked = reason
+        self._tell_revoked(request.number)
+        self._let_go(request.number)
+
+    def _tell_revoked(self, request: int) -> None:
+        self._unclaimed.discard(request)
+        revoked = self.revoked[request]
+        self._fail(request, GrantLost(revoked.names, revoked.reason))
 
     def _name(self, request: int) -> None:
         if request not in self._unnamed:
@@ -350,6 +390,8 @@ class Sessions:
             peer.close()
             if not is_its:
                 raise ProtocolError("a session that is another process's")
+            known.ending = ""
+            self.registry.events.came_back(known, known.tickets.values())
             return known
         refusal = self._counted.refusal(peer.uid, is_admin)
         if refusal is not None:

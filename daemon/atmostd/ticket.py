@@ -97,11 +97,15 @@ class Edit(Struct, eq=False):
     active: bool | None = None
 
 
+class Reset(Struct, eq=False):
+    """What was spent is free again: an operator says so."""
+
+
 class Delete(Struct, eq=False):
     """The limit ends: its waiters fail, its holders run on."""
 
 
-Event = Arrive | LetGo | Readmit | Tick | Edit | Delete
+Event = Arrive | LetGo | Readmit | Tick | Edit | Reset | Delete
 
 
 # What follows

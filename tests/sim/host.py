@@ -52,6 +52,9 @@ class Peer(peer.Peer):
     def _tell(self) -> None:
         self._loop.look(self.pidfd)
 
+    def is_ending(self) -> bool:
+        return not self.process.alive
+
     def readable(self) -> bool:
         return not self.process.alive
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
 from atmost.cli import output, parser
+from atmost.cli.asking import can_ask, confirmed, yes_option
 from atmost.cli.parser import Command, Parser, no_options
 from atmost.errors import LimitExists, LimitNotFound
 from atmost.sync import Client
@@ -58,7 +58,7 @@ def disable(given: Namespace) -> int:
 
 def delete(given: Namespace) -> int:
     """Delete limits, after a question if a person can be asked."""
-    if not given.yes and not _can_ask():
+    if not given.yes and not can_ask():
         given.parser.error("deleting needs --yes where nobody can be asked")
     with Client(given.socket) as client:
         _find(client, given.names)
@@ -90,12 +90,6 @@ def _find(client: Client, names: list[str]) -> None:
         raise LimitNotFound(missing)
 
 
-def _can_ask() -> bool:
-    """Whether a person sees the question and can answer it."""
-    ends = (sys.stdin, sys.stderr)
-    return all(end is not None and end.isatty() for end in ends)
-
-
 def _confirmed(client: Client, names: list[str]) -> bool:
     """Ask. Only a yes is one: not the end of the input, nor Ctrl-C."""
     for name in names:
@@ -104,15 +98,7 @@ def _confirmed(client: Client, names: list[str]) -> bool:
         waiting = len(tickets) - held
         output.talk(f"limit {name!r}: {held} hold it (and run on), {waiting} wait (and fail)")
     what = f"limit {names[0]!r}" if len(names) == 1 else f"these {len(names)} limits"
-    sys.stderr.write(f"Delete {what}? [y/N] ")
-    sys.stderr.flush()
-    try:
-        answer = sys.stdin.readline()
-    except KeyboardInterrupt:
-        answer = ""
-    if not answer.endswith("\n"):
-        sys.stderr.write("\n")
-    return answer.strip().lower() in ("y", "yes")
+    return confirmed(f"Delete {what}?")
 
 
 # Arguments
@@ -161,10 +147,6 @@ def _decay_options(of: Parser) -> None:
     )
 
 
-def _delete_options(of: Parser) -> None:
-    of.add_argument("-y", "--yes", action="store_true", help="do not ask")
-
-
 COMMANDS = {
     "create": Command(
         "NAME --limit N [--rate N/UNIT | --slot-decay-per-second D]\n"
@@ -205,7 +187,7 @@ COMMANDS = {
         "NAME... [--yes]",
         "Delete limits: who waits for them fails, who holds their slots runs on. Asks first on a\n"
         "terminal, where only y or yes deletes (else exit 1); elsewhere it needs --yes.",
-        _delete_options,
+        yes_option,
         delete,
         names_min=1,
         names_max=None,

@@ -91,10 +91,30 @@ def write_json(value: Any) -> None:
     """The value as JSON, in UTF-8 whatever the locale says."""
     import msgspec
 
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    _write_encoded(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def write_json_line(value: Any) -> None:
+    """The same, in one line."""
+    import msgspec
+
+    _write_encoded(msgspec.json.encode(value))
+
+
+def _write_encoded(json: bytes) -> None:
     # C1 controls need no escape in JSON, but on a terminal they do.
-    text = text.translate({code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)})
-    write_text(text, encoding="utf-8")
+    text = json.decode().translate({code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)})
+    write_text(text + "\n", encoding="utf-8")
+
+
+def fields_of(record: Any, but: Sequence[str] = ()) -> Any:
+    """A message or record of the wire by the names of its fields: as such it is an array in JSON."""
+    if isinstance(record, list):
+        return [fields_of(one) for one in record]
+    names = getattr(record, "__struct_fields__", None)
+    if names is None:
+        return record
+    return {name: fields_of(getattr(record, name)) for name in names if name not in but}
 
 
 def write_lines(records: Iterable[Iterable[Any]]) -> None:

@@ -27,8 +27,14 @@ COMMANDS = {
     "disable": "changing",
     "delete": "changing",
     "ps": "reading",
+    "explain": "explain",
+    "watch": "watch",
+    "top": "top",
+    "release": "operating",
+    "reset": "operating",
     "run": "run",
     "status": "status",
+    "metrics": "metrics",
     "recover": "recover",
     "sockname": "status",
     "apply": "apply",
@@ -56,14 +62,20 @@ limits
   apply -f FILE             make limits and templates what a file says
   export                    write limits and templates as such a file
   templates                 list what is made of names on their first use
+  reset NAME...             have nothing spent any more
 
 slots
   run NAME... -- COMMAND    wait for slots, then become COMMAND and hold them until it ends
   ps [NAME]                 who holds slots, who waits for them
+  explain NAME|PID          why something waits, and when it will go
+  watch [NAME]              what happens, as it happens
+  top                       all of it at a glance, live
+  release GRANT...          take slots back from who holds them
 
 the daemon
   daemon COMMAND            start, stop, reload, install, ...: see atmost daemon --help
   status                    whether it runs, and what it says of itself
+  metrics                   counters and histograms, for Prometheus
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
   doctor                    what is wrong here, and the command that mends it

@@ -16,7 +16,10 @@ from atmost.rates import rate_text
 from atmost.sync import Client, Limit
 
 LIMIT_FIELDS = Limit.__struct_fields__
-TICKET_FIELDS = ("limit", "state", "slots", "pid", "user", "command", "age_seconds", "place")
+TICKET_FIELDS = (
+    *("limit", "state", "slots", "pid", "user", "command", "age_seconds", "place"),
+    "token",
+)
 
 FILE_CHANGED = "file, changed"
 
@@ -37,6 +40,7 @@ _TICKET_COLUMNS = (
     Column("PLACE", right=True),
     Column("SLOTS", right=True),
     Column("AGE", right=True),
+    Column("GRANT", right=True),
     Column("PID", right=True),
     Column("USER"),
     Column("COMMAND", shrinks=True),
@@ -127,6 +131,7 @@ def _ticket_row(ticket: wire.TicketRecord) -> list[str]:
         output.plain(ticket.place),
         str(ticket.slots),
         _age_text(ticket.age_seconds),
+        output.plain(ticket.token or None),
         str(ticket.pid),
         ticket.user,
         ticket.command,
