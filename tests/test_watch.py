@@ -20,7 +20,7 @@ from atmost import wire
 from atmost.errors import AcquireTimeout, DaemonUnavailable, LimitInactive, NeverFits
 from atmost.sync import Event, Watch
 from tests.protocol_client import Client as Foreign
-from tests.support import RunningDaemon, wait_until
+from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
 
 class Seen:
@@ -35,6 +35,11 @@ class Seen:
     def _read(self) -> None:
         for event in self.watch:
             self.events.append(event)
+
+    def ends(self) -> None:
+        """The watch was closed, while the thread waits for the next event or not."""
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
 
     def until(self, kind: str, **fields: object) -> Event:
         def found() -> Event | None:
@@ -57,7 +62,9 @@ def watching(daemon: RunningDaemon, name: str | None = None) -> Iterator[Seen]:
     with daemon.client() as client:
         watch = client.watch(name)
         with watch:
-            yield Seen(watch)
+            seen = Seen(watch)
+            yield seen
+        seen.ends()
 
 
 def test_a_day_in_the_life_of_a_limit(daemon: RunningDaemon) -> None:

@@ -305,6 +305,8 @@ class Connection(Streams):
     def _lead(self, call: Call, deadline: float | None) -> None:
         """Read for all threads until this call has its answer."""
         while call.answer is None:
+            if self.lost:
+                raise self.lost
             if self._put_down:
                 self._pick_up()
             if not self._socket.received:

@@ -71,12 +71,16 @@ class Streams(Reconnects):
         return events
 
     def stop_watching(self, stream: Stream) -> None:
-        """Twice is harmless."""
+        """Twice is harmless. Another thread that waits for its events gets none any more."""
         with self._lock:
             is_known = self._streams.pop(stream.number, None) is not None
-            self._calls.pop(stream.number, None)
+            waits = self._calls.pop(stream.number, None) is not None
             if is_known and not self.lost:
                 self._send(self._exchange.release(stream.number))
+                if waits:  # it may be the one that reads; an answer to anything wakes it
+                    self._send(self._exchange.ask(self._exchange.number(), wire.Status))
+            if waits:
+                self._answer(stream, wire.Done(stream.number))
         self._hand_over()
 
     def _wait_for_events(self, stream: Stream, patience: float | None) -> None:
