@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -149,6 +150,9 @@ def test_a_textfile_that_cannot_be_written_is_named(daemon: RunningDaemon, tmp_p
     assert str(tmp_path / "none" / "a.prom") in ended.err
 
 
+DAEMON = wire.DaemonStatistics(1.5, 1, 1, 1, 0, 0, 0.0, 0.0, 1, 1, 1, 0.5, 1)
+
+
 def limit(name: str, origin: str = "hand") -> wire.LimitStatistics:
     return wire.LimitStatistics(
         *(name, 2, True, False, 1, 0.5, 1, 3.5, 5, 4, {"never_fits": 1}, 1, 1, 1),
@@ -173,6 +177,39 @@ def test_the_number_of_series_is_bounded() -> None:
     assert sums["<template>"].wait_buckets == [150, 100]
     assert sums["<template>"].refusals == {"never_fits": 50}
     assert sums["<template>"].oldest_wait_seconds == 3.5
-    daemon = wire.DaemonStatistics(1.5, 1, 1, 1, 0, 0, 0.0, 0.0, 1, 1, 1, 0.5, 1)
-    parsed(prometheus.render(wire.Statistics(1, limits, False, [0.5], daemon), 8))
+    parsed(prometheus.render(wire.Statistics(1, limits, False, [0.5], DAEMON), 8))
     assert prometheus.bounded(limits, 100) == limits
+
+
+# What stands on these metrics
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def metrics_told() -> set[str]:
+    """Every name that the page could have."""
+    page = prometheus.render(wire.Statistics(1, [limit("a")], False, [0.5], DAEMON))
+    return {name for name, _ in parsed(page)}
+
+
+def metrics_used(text: str) -> set[str]:
+    return set(re.findall(r"\batmost_[a-z_]+", text))
+
+
+def test_the_alerts_and_the_dashboard_use_what_there_is() -> None:
+    dashboard = json.loads((DOCS / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    alerts = (DOCS / "alerts.yml").read_text()
+    told = metrics_told()
+    assert metrics_used("\n".join(asked)) <= told
+    rules = re.findall(r"^ +expr: (.*)$", alerts, re.MULTILINE)
+    assert len(rules) == alerts.count("- alert: ")
+    assert metrics_used("\n".join(rules)) <= told
+    for text in (*rules, *asked):
+        for opening, closing in ("()", "{}", "[]"):
+            assert text.count(opening) == text.count(closing), text
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on the PATH")
+def test_promtool_takes_the_alerts() -> None:
+    subprocess.run(["promtool", "check", "rules", DOCS / "alerts.yml"], check=True)
