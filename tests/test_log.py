@@ -217,3 +217,17 @@ def test_a_journald_that_hangs_stops_nobody(journald: socket.socket, tmp_path: P
 def test_another_stderr_is_no_journald(journald: socket.socket) -> None:
     at = journald.getsockname()
     assert "INFO here" in run('logger.info("here")', journald=at, JOURNAL_STREAM="1:2")
+
+
+def test_who_has_changed_a_limit_is_in_the_log(tmp_path: Path) -> None:
+    daemon = RunningDaemon(tmp_path).start()
+    with daemon.client() as client:
+        client.create_limit("db", 2)
+        client.update_limit("db", limit=3, active=False)
+        client.delete_limit("db")
+    assert daemon.stop() == 0
+    lines = [line for line in daemon.log_text().splitlines() if "limit 'db': " in line]
+    said = [line.partition("limit 'db': ")[2].partition(", by ")[0] for line in lines]
+    assert said == ["limit 2, active", "limit 3, inactive", "deleted"]
+    who = f"(uid {os.getuid()}, pid {os.getpid()})"
+    assert all(line.endswith(who) for line in lines)

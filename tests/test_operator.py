@@ -53,7 +53,7 @@ def test_a_released_grant_is_lost_and_the_next_one_goes(daemon: RunningDaemon) -
         lost = wait_until(lambda: grant.lost)
         assert lost is not None
         assert lost.names == ["db"]
-        assert re.fullmatch(r"released by \S+ \(pid \d+\)", lost.reason)
+        assert re.fullmatch(r"released by \S+ \(uid \d+, pid \d+\)", lost.reason)
         with pytest.raises(GrantLost), grant:
             pass
         assert client.read_limit("db").held == 0

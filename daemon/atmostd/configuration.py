@@ -41,6 +41,7 @@ from atmostd.declared import (
     Steps,
     TemplateRows,
     Word,
+    in_words,
     news,
     templates_after,
 )
@@ -74,6 +75,10 @@ class Changer(Protocol):
         """To a question, or to a great change."""
 
     def failed(self, request: int, error: AtmostError) -> None: ...
+
+    @property
+    def operator(self) -> str:
+        """Who it is, for the log."""
 
     @property
     def draft(self) -> Uploaded:
@@ -239,7 +244,9 @@ class Configuration:
             return
         _refuse(refused)  # rule 1: of a change that could not be written, nobody was told
         for message, changer, declared in accepted:
-            changer.changed(message.request, self._record(message.name, declared))
+            name, words = message.name, "deleted" if declared is None else in_words(declared)
+            _log.info("limit %r: %s, by %s", name, words, changer.operator, extra={"limit": name})
+            changer.changed(message.request, self._record(name, declared))
 
     # Many at once
 
@@ -252,7 +259,11 @@ class Configuration:
                 case Commit():
                     plan = changer.draft.commit(message.prune, message.version, self._version)
                     await self._make_so(plan.steps, templates=plan.templates)
-                    _log.info("%d limits and templates are as they were drafted", len(plan.changes))
+                    _log.info(
+                        "%d limits and templates changed, by %s",
+                        len(plan.changes),
+                        changer.operator,
+                    )
                     answer = Done(message.request)
                 case Reload():
                     await self._reload()
@@ -561,6 +572,7 @@ class _OnlyLog:
     """Asks for a reload and waits for no answer: the log has it."""
 
     draft = Uploaded()
+    operator = "the configuration file"
 
     def changed(self, request: int, record: LimitRecord | None) -> None: ...
 

@@ -410,9 +410,9 @@ class Connection(asyncio.Protocol):
                 holder.pid,
                 holder.command,
                 ", ".join(repr(part.limit.name) for part in ticket.parts if part.hold),
-                self._operator(),
+                self.operator,
             )
-            holder.revoke(ticket, f"released by {self._operator()}")
+            holder.revoke(ticket, f"released by {self.operator}")
         self.send(Done(message.request))
 
     def _reset_spent(self, message: ResetSpent) -> None:
@@ -422,17 +422,18 @@ class Connection(asyncio.Protocol):
         if actor is None:
             raise LimitNotFound([message.name])
         spent = actor.limit.level.slots()
-        reason = f"spent slots reset by {self._operator()}"
+        reason = f"spent slots reset by {self.operator}"
         _log.warning("limit %r: %s; they were %.3g", message.name, reason, spent)
         actor.post(Reset())
         if registry.events.watched:
             registry.events.of_limit("changed", actor.limit, reason)
         self._ask(ReadLimit(message.request, message.name))
 
-    def _operator(self) -> str:
-        """Who releases or resets something, for those whom it concerns."""
+    @property
+    def operator(self) -> str:
+        """Who changes something: the name is the client's own word, the numbers are the kernel's."""
         assert self._session is not None
-        return f"{self._session.user or f'uid {self._uid}'} (pid {self._session.pid})"
+        return f"{self._session.user or '?'} (uid {self._uid}, pid {self._session.pid})"
 
     def _ask(self, question: Question) -> None:
         """What this client sent before has to have been acted on, so the answer waits for the actors."""

@@ -98,7 +98,11 @@ def wanted(said: SavedDeclaration | Declaration) -> Declared:
 
 
 def told(said: SavedDeclaration) -> str:
-    """In words, as `limit 5, 100/min, active`."""
+    return in_words(wanted(said))
+
+
+def in_words(said: Declared) -> str:
+    """As `limit 5, 100/min, active`."""
     rate = f", {rate_text(said.slot_decay_per_second)}" if said.slot_decay_per_second else ""
     return f"limit {said.limit}{rate}, {'active' if said.active else 'inactive'}"
 
