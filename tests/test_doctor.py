@@ -155,11 +155,11 @@ threading.Thread(target=answer, daemon=True).start()
 
 
 def test_trouble_of_the_daemon(daemon: RunningDaemon, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its state is damaged."""
+    """Its state is damaged, and so is the journal that could stand in for it."""
     with daemon.client() as client:
         client.create_limit("db", 1)
     daemon.stop()
-    for path in daemon.state_dir.glob("state*"):
+    for path in (*daemon.state_dir.glob("state*"), daemon.folder / "run" / "journal"):
         path.write_bytes(b"damaged")
     daemon.start()
     trouble = of_daemon(daemon, capsys)["trouble"]

@@ -142,9 +142,8 @@ class Configuration:
             known = registry.actors.get(saved.name)
             if known is None:
                 self._make_again(saved, elapsed)
-            # Of what requests have made, the journal knows more.
-            elif (shall := _declared_in(saved)).origin == HAND and declared_of(known) != shall:
-                self._put_in_force(saved.name, shall)
+            elif is_older(declared_of(known), _declared_in(saved)):
+                self._put_in_force(saved.name, _declared_in(saved))
         for _ in self._edit_templated():
             pass
 
@@ -515,6 +514,12 @@ class Configuration:
 def _refuse(refused: list[tuple[ChangeMessage, Changer, AtmostError]]) -> None:
     for message, changer, error in refused:
         changer.failed(message.request, error)
+
+
+def is_older(journalled: Declared, saved: Declared) -> bool:
+    """Whether the state knows more of a limit than the journal: of all that somebody has declared. Of what
+    requests have made, the journal does."""
+    return journalled != saved and HAND in (journalled.origin, saved.origin)
 
 
 def altered(message: ChangeMessage, now: Declared | None) -> Declared | None:

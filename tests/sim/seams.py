@@ -6,6 +6,7 @@ that use them; everything is put back afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -18,10 +19,21 @@ from typing import Any
 import atmost.asyncio
 from atmost import asyncio_connection, exchange, reconnecting
 from atmostd import __main__ as daemon_main
-from atmostd import clock, closed, config, configuration, connection, journal, recovery, store
+from atmostd import (
+    clock,
+    closed,
+    config,
+    configuration,
+    connection,
+    journal,
+    recovery,
+    reloading,
+    store,
+)
 from atmostd.records import AnyRecord
 from atmostd.registry import Registry
 from atmostd.session import Sessions
+from atmostd.settings import Settings
 from tests.sim.host import Admins, SimClosed, SimDaemon, Timer, credentials
 from tests.sim.network import Socket
 from tests.sim.planted import ALL
@@ -58,6 +70,9 @@ def _seams(world: World) -> Iterator[Patch]:
         finally:
             world.host.replaying = False
 
+    async def at_once(do: Callable[[], Any]) -> Any:
+        return do()
+
     def settle(held: exchange.Exchange, at: object) -> None:
         world.host.settle(held)
 
@@ -79,6 +94,8 @@ def _seams(world: World) -> Iterator[Patch]:
     yield daemon_main, "os", Shim(os, _exit=world.host.crash)
     yield recovery, "replay", replay
     yield clock, "_Timer", Timer
+    yield reloading, "asyncio", Shim(asyncio, to_thread=at_once)
+    yield Settings, "read_again", lambda self: self  # there is no configuration file
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
     yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
     yield store, "wall_microseconds", lambda: world.wall // 1000

@@ -24,6 +24,7 @@ ATMOST = "/opt/atmost/bin/atmost"
 ATMOSTD = "/opt/atmost/bin/atmostd"
 SOCKET = "/run/atmost/atmost.sock"
 STATE = "/var/lib/atmost"
+RUN = "/run/atmost/daemon"
 SETTINGS = "/etc/atmost/atmostd.toml"
 DROP_INS = "/etc/systemd/system/atmostd.service.d"
 USERS = """\

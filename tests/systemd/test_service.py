@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.support import wait_until
-from tests.systemd.box import ATMOST, SETTINGS, SOCKET, STATE, Box, Python
+from tests.systemd.box import ATMOST, RUN, SETTINGS, SOCKET, STATE, Box, Python
 
 SLEEPS = ("--", "sleep", "1000")
 
@@ -125,7 +125,7 @@ def test_a_living_daemon_is_not_shot(box: Box) -> None:
     at_rest = box.main_pid()
     assert lives(box) == at_rest
     box.sh("systemctl", "stop", "atmostd.service")
-    box.sh("sh", "-c", f"for f in {STATE}/state*; do echo damaged >$f; done")
+    box.sh("sh", "-c", f"for f in {STATE}/state* {RUN}/journal; do echo damaged >$f; done")
     box.sh("systemctl", "start", "atmostd.service")
     damaged = box.main_pid()
     assert "nothing is granted" in box.shows("StatusText")
