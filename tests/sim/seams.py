@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -108,6 +109,7 @@ def _seams(world: World) -> Iterator[Patch]:
     yield exchange, "os", Shim(os, urandom=world.chance.randbytes, getpid=lambda: PID)
     yield exchange, "_user", lambda: "user"
     yield reconnecting, "_chance", world.chance.random
+    yield asyncio_connection, "_connections", weakref.WeakSet()
     yield asyncio_connection, "socket", Shim(socket, socket=new_socket)
     yield asyncio_connection, "time", Shim(time, monotonic=monotonic)
     yield asyncio_connection, "sync_connection", Shim(None, settle=settle)
