@@ -197,6 +197,27 @@ def test_limits_that_nobody_created(
     assert of_daemon(daemon, capsys) == {}
 
 
+def test_a_limit_of_the_file_that_somebody_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "atmostd.toml"
+    file.write_text('[[limit]]\nname = "my db"\nlimit = 5\n')
+    daemon = RunningDaemon(tmp_path, "--config", str(file)).start()
+    try:
+        assert of_daemon(daemon, capsys) == {}
+        with daemon.client() as client:
+            client.update_limit("my db", limit=7)
+        drift = of_daemon(daemon, capsys)["drift"]
+        assert drift["serious"] is False
+        assert "'my db'" in drift["text"]
+        assert drift["mend"].startswith("atmost inspect 'my db'")
+        with daemon.client() as client:
+            client.update_limit("my db", limit=5)
+        assert of_daemon(daemon, capsys) == {}
+    finally:
+        daemon.stop(signal.SIGKILL)
+
+
 def test_a_folder_that_others_may_write_to(user: User) -> None:
     user.runtime.mkdir()
     user.runtime.chmod(0o777)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from atmost import paths
 from atmost.cli.finding import Finding, Scene
 from atmost.errors import DaemonUnavailable
-from atmost.sync import Client
+from atmost.sync import Client, Limit
 
 NAMES_TOLD_MAX = 5  # `atmost ls` has them all
 
@@ -113,19 +113,37 @@ def other_version(scene: Scene) -> Iterator[Finding]:
 
 def unguarded(scene: Scene) -> Iterator[Finding]:
     """Limits that code names and that nobody has ever created: everybody gets through."""
+    names = [limit.name for limit in _limits(scene) if limit.implicit and not limit.active]
+    if names:
+        yield Finding(
+            "unguarded",
+            False,
+            f"in use, but never created, so that nothing is enforced: {_told(names)}",
+            f"atmost update {shlex.quote(names[0])} --limit N --enable",
+        )
+
+
+def drift(scene: Scene) -> Iterator[Finding]:
+    """Limits of the configuration file that somebody has changed since: the newest word counts."""
+    names = [limit.name for limit in _limits(scene) if limit.declared]
+    if names:
+        yield Finding(
+            "drift",
+            False,
+            f"changed by hand since the configuration file had its say: {_told(names)}",
+            f"atmost inspect {shlex.quote(names[0])}; then change it or the file, or have the file put "
+            "in force with: atmost apply -f FILE",
+        )
+
+
+def _limits(scene: Scene) -> list[Limit]:
     if scene.used is None:
-        return
+        return []
     with Client(scene.used.at.path, _start=False) as client:
-        names = [
-            limit.name for limit in client.list_limits() if limit.implicit and not limit.active
-        ]
-    if not names:
-        return
+        return client.list_limits()
+
+
+def _told(names: list[str]) -> str:
     told = ", ".join(repr(name) for name in names[:NAMES_TOLD_MAX])
     more = f" and {len(names) - NAMES_TOLD_MAX} more" if len(names) > NAMES_TOLD_MAX else ""
-    yield Finding(
-        "unguarded",
-        False,
-        f"in use, but never created, so that nothing is enforced: {told}{more}",
-        f"atmost update {shlex.quote(names[0])} --limit N --enable",
-    )
+    return told + more
