@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from atmostd import log
+from tests.protocol_client import Client as Foreign
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 
 PROGRAM = """
@@ -231,3 +232,15 @@ def test_who_has_changed_a_limit_is_in_the_log(tmp_path: Path) -> None:
     assert said == ["limit 2, active", "limit 3, inactive", "deleted"]
     who = f"(uid {os.getuid()}, pid {os.getpid()})"
     assert all(line.endswith(who) for line in lines)
+
+
+def test_who_has_gone_before_the_change_was_made_is_in_the_log_too(tmp_path: Path) -> None:
+    daemon = RunningDaemon(tmp_path).start()
+    foreign = Foreign(str(daemon.socket))
+    foreign.ask("status")
+    foreign.request("create_limit", "db", 2)
+    foreign.close()
+    with daemon.client() as client:
+        wait_until(client.list_limits)
+    assert daemon.stop() == 0
+    assert f"limit 'db': limit 2, active, by ada (uid {os.getuid()}" in daemon.log_text()

@@ -117,6 +117,9 @@ class Connection(asyncio.Protocol):
         self._speaks = False  # flush() will be called at the end of this turn
         self._transport: asyncio.Transport | None = None
         self._session: Session | None = None  # since its hello
+        # Who changes something, for the log and for those whom it concerns; also when the connection has
+        # ended meanwhile. The name is the client's own word, the numbers are the kernel's.
+        self.operator = ""
         self._hello_due: asyncio.TimerHandle | None = None
         self._cut = False  # it is we who end it
         self._in_flight_max = host.bounds.requests_in_flight
@@ -331,6 +334,8 @@ class Connection(asyncio.Protocol):
             return
         self._session = self._host.sessions.greet(message, peer, self._is_admin)
         self._session.attach(self)
+        user = self._session.user or "?"
+        self.operator = f"{user} (uid {self._uid}, pid {self._session.pid})"
         self.send(Welcome(version, paths.version(), os.getpid()))
 
     @property
@@ -428,12 +433,6 @@ class Connection(asyncio.Protocol):
         if registry.events.watched:
             registry.events.of_limit("changed", actor.limit, reason)
         self._ask(ReadLimit(message.request, message.name))
-
-    @property
-    def operator(self) -> str:
-        """Who changes something: the name is the client's own word, the numbers are the kernel's."""
-        assert self._session is not None
-        return f"{self._session.user or '?'} (uid {self._uid}, pid {self._session.pid})"
 
     def _ask(self, question: Question) -> None:
         """What this client sent before has to have been acted on, so the answer waits for the actors."""
