@@ -156,6 +156,27 @@ def test_a_daemon_whose_log_nobody_reads_goes_on(tmp_path: Path) -> None:
             os.close(reading)
 
 
+def test_a_full_disk_costs_lines_and_their_number_is_told(tmp_path: Path) -> None:
+    code = """
+import resource, signal
+def one(): logger.info("a line")
+one()
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+one(), one()
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+one()
+"""
+    path = tmp_path / "log"
+    with path.open("wb") as log_file:
+        command = [sys.executable, "-c", PROGRAM + code, "/nowhere", "text"]
+        subprocess.run(command, stderr=log_file, check=True)
+    first, second = path.read_text().splitlines()
+    assert first.endswith("INFO a line")
+    assert second.endswith("INFO a line (2 more like this were left out)")
+
+
 # journald
 
 

@@ -243,6 +243,7 @@ def folder_is_a_file(daemon: RunningDaemon) -> Iterator[None]:
 
 @contextlib.contextmanager
 def files_may_not_grow(daemon: RunningDaemon) -> Iterator[None]:
+    daemon.log.write_bytes(b"")  # it is such a file, too
     soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, hard))
     yield

@@ -107,7 +107,10 @@ def _stderr(form: Callable[[logging.LogRecord, str], str]) -> Write:
         while data:
             if not _takes_more(2):
                 return False
-            data = data[os.write(2, data[:PIPE_BYTES]) :]
+            try:
+                data = data[os.write(2, data[:PIPE_BYTES]) :]
+            except OSError:  # a full disk, say
+                return False
         return True
 
     return write
