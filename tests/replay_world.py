@@ -70,6 +70,8 @@ class FakeProcesses(Processes):
 class FakeLine:
     """The daemon's end of a client's connection."""
 
+    order = 0
+
     def __init__(self) -> None:
         self.said: list[wire.Message] = []
         self.is_cut = False

@@ -107,6 +107,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, host: Host) -> None:
         self.read_all: asyncio.Future[None] | None = None  # of what came before finish_reading()
+        self.order = 0
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._frames = wire.FrameReader()
@@ -144,6 +145,7 @@ class Connection(asyncio.Protocol):
             return
         self._host.door.enter(self._uid)
         self._host.connections.add(self)
+        self.order = self._host.door.entered
         self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
 
     def data_received(self, data: bytes) -> None:

@@ -27,6 +27,7 @@ class Door:
         self._refusals = refusals
         self._of_uid: Counter[int] = Counter()
         self._in_all = 0
+        self.entered = 0  # how many there were, ever
 
     def refusal(self, uid: int, is_admin: bool) -> TooMany | None:
         """Why one more of this user may not come in; None if it may."""
@@ -44,6 +45,7 @@ class Door:
             self.first_comes()
         self._of_uid[uid] += 1
         self._in_all += 1
+        self.entered += 1
 
     def leave(self, uid: int) -> None:
         self._in_all -= 1

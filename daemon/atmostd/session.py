@@ -39,6 +39,10 @@ class Notes(Protocol):
 class Line(Protocol):
     """A connection, as its session sees it."""
 
+    @property
+    def order(self) -> int:
+        """In which it was accepted: a later one has a greater number."""
+
     def send(self, message: wire.Message) -> None: ...
 
     def cut(self) -> None:
@@ -110,8 +114,13 @@ class Session:
         return self._line is not None
 
     def attach(self, line: Line) -> None:
-        """The client is here, for the first time or again."""
-        before, self._line = self._line, line
+        """The client is here, for the first time or again. A hello that we come to read after that of a
+        later connection is one that the client has given up."""
+        before = self._line
+        if before is not None and line.order < before.order:
+            line.cut()
+            return
+        self._line = line
         if before is not None:
             before.cut()
         self._unnamed = set(self.tickets)
