@@ -64,11 +64,11 @@ function View({ at }) {
 function Header({ view }) {
   const here = (name) => (name === view ? "page" : undefined);
   const [word, mark] = live.stale ? ["not connected", "bad"] : live.daemon ? ["live", "good"] : ["connecting", ""];
-  return html`<header>
+  return html`<header class="topbar">
     <div class="wide">
       <a class="brand" href="/limits"><${Logo} />atmost</a>
       <nav aria-label="Views"><a href="/limits" aria-current=${view === "limit" ? "true" : here("limits")}>Limits</a><a href="/overview" aria-current=${here("overview")}>Overview</a></nav>
-      <span class="link-state" title=${live.daemon?.socket ?? ""} data-state=${mark}><i class="dot ${mark}"></i>${word}</span>
+      <span class="link-state" title=${live.daemon?.socket ?? ""} data-state=${mark}><i class="dot ${mark}"></i><span>${word}</span></span>
     </div>
   </header>`;
 }

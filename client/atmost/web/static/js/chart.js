@@ -112,15 +112,15 @@ export class Chart extends Component {
     const index = pointed ?? lines.reduce((last, line) => Math.max(last, line.dash ? -1 : line.values.findLastIndex((value) => value !== null)), -1);
     lines.forEach((line, number) => {
       const value = line.values[index] ?? null;
-      const shown = this.base?.querySelector?.(`[data-line="${number}"]`);
+      const shown = this.figure?.querySelector(`[data-line="${number}"]`);
       if (shown) shown.textContent = value === null ? "–" : say(value);
     });
-    const when = this.base?.querySelector?.("[data-when]");
+    const when = this.figure?.querySelector("[data-when]");
     if (when) when.textContent = pointed === null || pointed === undefined ? "" : clock(at[pointed]);
   }
 
   render({ title, lines }) {
-    return html`<figure class="chart">
+    return html`<figure class="chart" ref=${(element) => (this.figure = element ?? this.figure)}>
       <figcaption>
         <strong>${title}</strong>
         <span class="muted nowrap" data-when></span>

@@ -41,7 +41,7 @@ export function EventList({ events, limits, none }) {
         <span><span class="tag ${mark}">${word}</span></span>
         <span class="what">
           ${limits && event.limit && html`<${Name} name=${event.limit} />`}
-          <span class="cut">${said(event)}${event.pid ? html` <${Person} ticket=${event} />` : ""}</span>
+          <span class="cut">${said(event)}${event.pid ? html` <span class="muted">·</span> <${Person} ticket=${event} />` : ""}</span>
         </span>
       </li>`;
     })}

@@ -171,7 +171,7 @@ export class LimitForm extends Component {
         <label for="field-active">Active</label>
         <span class="hint">Inactive: not enforced, nobody waits.</span>
       </div>
-      <p class="foretold" aria-live="polite" data-what="foretold">${told ? sentence(told) : "\u00a0"}</p>
+      <p class="foretold ${told ? "" : "quiet"}" aria-live="polite" data-what="foretold">${told ? sentence(told) : "\u00a0"}</p>
       ${refused && html`<p class="refused" role="alert">${refused}</p>`}
       ${off && html`<p class="refused" role="alert">${off}</p>`}
       <div class="buttons">

@@ -80,9 +80,9 @@ export function State({ row }) {
 }
 
 export function Origin({ row }) {
-  const drifted = row.declared && html`<span class="tag mark" title="The file says: ${row.declared}">differs from file</span>`;
+  if (row.declared) return html`<span class="tag mark" title="The file says: ${row.declared}">drifted</span>`;
   const from = { file: "From the configuration file", template: "Made by a template on its first use" }[row.origin];
-  return html`${from && html`<span class="tag" title=${from}>${row.origin}</span>`}${drifted}`;
+  return from && html`<span class="tag" title=${from}>${row.origin}</span>`;
 }
 
 // Names and commands are strangers' text: as text, apart from the direction of what surrounds them, on one line.
@@ -98,9 +98,9 @@ export function Command({ command }) {
   return html`<bdi class="cut mono" title=${shown}>${shown}</bdi>`;
 }
 
-// Line breaks and other controls as their pictures: ␊. So nothing looks like two lines that is one.
+// Line breaks and other controls as signs, so that nothing looks like two lines that is one.
 export function oneLine(text) {
-  return (text ?? "").replace(/[\u0000-\u001f]/g, (char) => String.fromCharCode(0x2400 + char.charCodeAt(0))).replace(/[\u007f-\u009f\u2028\u2029]/g, "␣");
+  return (text ?? "").replace(/[\n\u2028\u2029]/g, "↵").replaceAll("\t", "→").replace(/[\u0000-\u001f\u007f-\u009f]/g, "�");
 }
 
 // How long ago, with the exact time on hover.
