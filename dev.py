@@ -27,6 +27,7 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   demo           watch several processes share limits, and one of them die (about 20 s)
   test [ARGS]    run the tests; ARGS go to pytest
   check          formatting, lint and types: ruff format --check, ruff check, mypy
+  screenshots    make docs/page-*.png: the page in a real browser, on a real daemon
   bench [ARGS]   measure speed against the physical floor
   chaos [ARGS]   kill daemon and clients at random for a while, then judge what their clocks say
   fuzz [ARGS]    look for bytes that the daemon cannot take: --seconds N (60)
@@ -74,10 +75,13 @@ LOCK = ROOT / ".venv.lock"  # beside .venv and not in it, to outlive it
 BASE_PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 PIP_VERSION_MIN = (22, 3)  # the first that knows --python
 
+BROWSER_PACKAGES = ["chromium", "chromium-driver"]
+
 EXTRAS = {  # command -> what it installs; nothing that it does not need
     "demo": ["daemon"],
-    "test": ["daemon", "dev"],
-    "check": ["daemon", "dev"],  # the same as test, or .ci/run would install twice
+    "test": ["daemon", "dev", "web"],
+    "check": ["daemon", "dev", "web"],  # the same as test, or .ci/run would install twice
+    "screenshots": ["daemon", "dev", "web"],
     "bench": ["daemon"],
     "chaos": ["daemon"],
     "fuzz": ["daemon", "dev"],
@@ -157,11 +161,32 @@ def commands_of(command: str, args: list[str]) -> list[list[str]]:
         "demo": [["demo/demo.py", *args]],
         "test": [["-m", "pytest", *args]],
         "check": [[*ruff, "format", "--check", "."], [*ruff, "check", "."], ["-m", "mypy"]],
+        "screenshots": [["-m", "tools.screenshots", *args]],
         "bench": [["bench/run.py", *args]],
         "chaos": [["chaos/run.py", *args]],
         "fuzz": [["-m", "tests.fuzz", *args]],
         "sim": [["-m", "tests.sim", *args]],
     }[command]
+
+
+def uses_browser(command: str, args: list[str]) -> bool:
+    """Whether the tests of the page are among those asked for."""
+    paths = [word for word in args if not word.startswith("-")]
+    among = not paths or any("tests/browser" in path or path == "tests" for path in paths)
+    return command == "screenshots" or (command == "test" and among)
+
+
+def browser(there: bool, root: bool, apt: bool) -> list[list[str]] | str:
+    """The commands that get a real browser for the tests of the page, or why there is none. Pure."""
+    if there:
+        return []
+    if root and apt:
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *BROWSER_PACKAGES]
+        return [["apt-get", "update", "-qq"], install]
+    return (
+        "no Chromium here, so the tests of the page in a browser are left out; "
+        f"on Debian or Ubuntu: sudo apt install {' '.join(BROWSER_PACKAGES)}"
+    )
 
 
 # ---- What there is
@@ -193,6 +218,10 @@ def read_stamp(path: Path) -> Stamp | None:
         return None
 
 
+def has_browser() -> bool:
+    return all(map(shutil.which, ("chromium", "chromedriver")))
+
+
 # ---- Doing it
 
 
@@ -200,6 +229,22 @@ def run(command: list[str], lock: int, stdout: TextIO | None = None) -> int:
     """Run to the end. The child holds the lock too: if we are killed it may still be writing."""
     done = subprocess.run(command, cwd=ROOT, stdout=stdout, pass_fds=[lock])
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def see_to_browser() -> None:
+    """Get a browser where that takes no question; else say in one line how to get it."""
+    wish = browser(has_browser(), os.geteuid() == 0, shutil.which("apt-get") is not None)
+    if isinstance(wish, str):
+        say(wish)
+        return
+    if wish:
+        say("getting Chromium for the tests of the page")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in wish:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, env=environment)
+        if done.returncode:
+            say(f"that failed: {' '.join(command)}")
+            return
 
 
 def make_venv(found: Stamp | None, wanted: Stamp, action: str, lock: int) -> None:
@@ -282,6 +327,8 @@ def main(argv: list[str]) -> int:
         lock = ready_venv(command)
         todo = [[str(VENV_PYTHON), *arguments] for arguments in commands_of(command, args)]
         os.chdir(ROOT)
+        if uses_browser(command, args):
+            see_to_browser()
         if len(todo) == 1:  # become it: its signals, its terminal and its exit code are its own
             os.set_inheritable(lock, True)
             os.execv(VENV_PYTHON, todo[0])

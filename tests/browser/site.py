@@ -1,0 +1,112 @@
+"""A daemon, the web process that serves its page, and jobs: all real."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from atmost.sync import Client
+from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+
+
+class WebProcess:
+    """`atmost web` on a port of its own. `start` returns when it has printed its address."""
+
+    def __init__(self, daemon: RunningDaemon, user: int | None = None) -> None:
+        self.daemon = daemon
+        self.log = daemon.folder / "web.log"
+        self._user = user
+        self._port = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> WebProcess:
+        command = [*(sys.executable, "-m", "atmost", "--socket", str(self.daemon.socket))]
+        token = self.daemon.folder / "token"
+        command += ["web", "--port", str(self._port), "--token-file", str(token)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                user=self._user,
+                group=self._user,
+                extra_groups=None if self._user is None else [],
+                cwd="/",
+            )
+        assert self.process.stdout is not None
+        found = None
+        while found is None:
+            line = self.process.stdout.readline()
+            assert line, f"atmost web ended: {self.log.read_text()}"
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=\S+", line)
+        self._port = int(found[1])  # the same again after a restart
+        self.entrance = found[0]
+        self.url = f"http://127.0.0.1:{self._port}"
+        return self
+
+    def kill(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.kill()
+        self.process.wait(PATIENCE_SECONDS)
+        self.process.stdout.close()
+
+
+class Site:
+    """All of it, in a folder. Also a client that looks at the same daemon."""
+
+    def __init__(self, folder: Path, *options: str, user: int | None = None) -> None:
+        self.daemon = RunningDaemon(folder, *options).start()
+        self.client: Client = self.daemon.client()
+        self.web = WebProcess(self.daemon, user).start()
+        self._jobs: list[subprocess.Popen[bytes]] = []
+
+    def cli(self, *words: str) -> None:
+        """The command, as another person would give it."""
+        command = [sys.executable, "-m", "atmost", *words]
+        subprocess.run(command, env=self.daemon.environment(), check=True, capture_output=True)
+
+    def job(self, name: str, *words: str, slots: int = 1) -> subprocess.Popen[bytes]:
+        """A process that holds the limit, or waits for it, until it is ended."""
+        known = len(self.client.list_tickets(name))
+        options = ["-n", str(slots)] if slots != 1 else []
+        command = [sys.executable, "-m", "atmost", "run", name, *options]
+        process = subprocess.Popen(
+            [*command, "--", *(words or ("sleep", "600"))],
+            env=self.daemon.environment(),
+            stderr=subprocess.DEVNULL,
+        )
+        self._jobs.append(process)
+        wait_until(lambda: len(self.client.list_tickets(name)) > known, f"a job at {name}")
+        return process
+
+    def states(self, name: str) -> tuple[int, int]:
+        """How many hold and how many wait."""
+        tickets = self.client.list_tickets(name)
+        held = sum(ticket.state == "held" for ticket in tickets)
+        return held, len(tickets) - held
+
+    def end_jobs(self) -> None:
+        for process in self._jobs:
+            process.kill()
+            process.wait(PATIENCE_SECONDS)
+        self._jobs.clear()
+
+    def close(self) -> None:
+        self.end_jobs()
+        self.web.kill()
+        self.client.close()
+        self.daemon.stop(signal.SIGKILL)
+
+
+def needs(folder: Path) -> Path:
+    """A folder that other users can reach, as pytest's are not."""
+    folder.chmod(0o755)
+    os.chmod(folder.parent, 0o755)
+    return folder
