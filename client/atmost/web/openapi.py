@@ -1,0 +1,5 @@
+"""What can be asked here."""
+
+
+def document() -> bytes:
+    return b"{}"
