@@ -34,7 +34,7 @@ def packages() -> list[Package]:
 
 def place(package: Package, file: str) -> Path:
     """Where a file of a package lies here."""
-    folder = ROOT / package["folder"] if "folder" in package else FOLDER / package["name"]
+    folder = ROOT / str(package["folder"]) if "folder" in package else FOLDER / package["name"]
     return folder / Path(file).name
 
 

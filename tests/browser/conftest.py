@@ -68,13 +68,19 @@ class Console:
         ]
 
 
+def log_of(driver: Chrome) -> list[dict[str, Any]]:
+    """What the console was told since this was last asked."""
+    told: list[dict[str, Any]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
+    return told
+
+
 @pytest.fixture
 def console(driver: Chrome) -> Iterator[Console]:
     kept = Console()
-    driver.get_log("browser")
+    log_of(driver)
     yield kept
     driver.get("about:blank")  # so that nothing of this page goes on
-    assert kept.surprises(driver.get_log("browser")) == []
+    assert kept.surprises(log_of(driver)) == []
 
 
 def _page(driver: Chrome, site: Site) -> Page:

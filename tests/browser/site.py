@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -103,10 +102,3 @@ class Site:
         self.web.kill()
         self.client.close()
         self.daemon.stop(signal.SIGKILL)
-
-
-def needs(folder: Path) -> Path:
-    """A folder that other users can reach, as pytest's are not."""
-    folder.chmod(0o755)
-    os.chmod(folder.parent, 0o755)
-    return folder

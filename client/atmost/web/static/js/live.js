@@ -20,6 +20,7 @@ class Live {
   lost = ""; // why the stream is away
   changes = 0; // counts what may have changed the order of a list
   #limit = undefined;
+  #watching = false;
   #source = null;
   #skew = 0;
   #listeners = new Set();
@@ -30,6 +31,11 @@ class Live {
 
   constructor() {
     setInterval(() => this.changed(), TICK_MS);
+    // A browser has six connections to a host, for all its tabs and the pages behind them that it keeps: who
+    // is not looked at gives its own back.
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#rest() : this.#open()));
+    addEventListener("pagehide", () => this.#rest());
+    addEventListener("pageshow", (event) => event.persisted && this.#open());
   }
 
   // The clock of the web process: ages are right also where the reader's clock is not.
@@ -55,7 +61,8 @@ class Live {
 
   // Watch everything, or also one limit closely.
   watch(limit) {
-    if (this.#source && limit === this.#limit) return;
+    if (this.#watching && limit === this.#limit) return;
+    this.#watching = true;
     this.#limit = limit;
     this.detail = null;
     this.events = [];
@@ -80,8 +87,8 @@ class Live {
   }
 
   #open() {
-    clearTimeout(this.#retrying);
-    this.#source?.close();
+    this.#rest();
+    if (!this.#watching || document.hidden) return;
     const query = this.#limit === undefined ? "" : `?limit=${encodeURIComponent(this.#limit)}`;
     const source = new EventSource(`/api/stream${query}`);
     this.#source = source;
@@ -95,6 +102,12 @@ class Live {
     }
     source.onopen = () => source === this.#source && this.#found();
     source.onerror = () => source === this.#source && this.#failed(source);
+  }
+
+  #rest() {
+    clearTimeout(this.#retrying);
+    this.#source?.close();
+    this.#source = null;
   }
 
   #found() {
