@@ -95,6 +95,10 @@ class Page:
         """Keys for whatever has the focus."""
         ActionChains(self.driver, duration=0).send_keys(*keys).perform()
 
+    def select_all(self) -> None:
+        held = ActionChains(self.driver, duration=0).key_down(Keys.CONTROL)
+        held.send_keys("a").key_up(Keys.CONTROL).perform()
+
     def focused(self) -> str:
         """What has the focus, as its words."""
         return str(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,14 @@ from pathlib import Path
 
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+
+_CHURN = """
+import sys, time
+from atmost.sync import concurrency
+while True:
+    with concurrency(sys.argv[1]):
+        time.sleep(0.002)
+"""
 
 
 class WebProcess:
@@ -24,8 +33,12 @@ class WebProcess:
 
     def start(self) -> WebProcess:
         command = [*(sys.executable, "-m", "atmost", "--socket", str(self.daemon.socket))]
-        token = self.daemon.folder / "token"
-        command += ["web", "--port", str(self._port), "--token-file", str(token)]
+        own = self.daemon.folder / "web"
+        own.mkdir(exist_ok=True, mode=0o700)
+        if self._user is not None:
+            os.chown(own, self._user, self._user)
+            command = [*becoming(self._user), *command]
+        command += ["web", "--port", str(self._port), "--token-file", str(own / "token")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -33,9 +46,6 @@ class WebProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                user=self._user,
-                group=self._user,
-                extra_groups=None if self._user is None else [],
                 cwd="/",
             )
         assert self.process.stdout is not None
@@ -57,14 +67,25 @@ class WebProcess:
         self.process.stdout.close()
 
 
+def becoming(uid: int) -> list[str]:
+    """To put in front of a command: another user without rights, who can yet read this Python."""
+    reads = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *reads]
+
+
 class Site:
     """All of it, in a folder. Also a client that looks at the same daemon."""
 
     def __init__(self, folder: Path, *options: str, user: int | None = None) -> None:
         self.daemon = RunningDaemon(folder, *options).start()
         self.client: Client = self.daemon.client()
-        self.web = WebProcess(self.daemon, user).start()
         self._jobs: list[subprocess.Popen[bytes]] = []
+        self.web = WebProcess(self.daemon, user)
+        try:
+            self.web.start()
+        except BaseException:
+            self.daemon.stop(signal.SIGKILL)
+            raise
 
     def cli(self, *words: str) -> None:
         """The command, as another person would give it."""
@@ -84,6 +105,13 @@ class Site:
         self._jobs.append(process)
         wait_until(lambda: len(self.client.list_tickets(name)) > known, f"a job at {name}")
         return process
+
+    def churn(self, name: str) -> None:
+        """A process that takes a slot and lets it go, again and again, until it is ended."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CHURN, name], env=self.daemon.environment()
+        )
+        self._jobs.append(process)
 
     def states(self, name: str) -> tuple[int, int]:
         """How many hold and how many wait."""

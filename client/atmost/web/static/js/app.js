@@ -31,7 +31,9 @@ class App extends Component {
     this.setState({ at }, () => {
       this.arrive();
       scrollTo(0, 0);
-      document.getElementById("main").focus({ preventScroll: true }); // or the focus would be lost with the link
+      const main = document.getElementById("main");
+      // The link that had the focus is gone; a form may have taken it already.
+      if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
     });
   }
 

@@ -33,7 +33,7 @@ function said(event) {
 
 export function EventList({ events, limits, none }) {
   if (!events.length) return html`<p class="none">${none}</p>`;
-  return html`<ol class="events">
+  return html`<ol class="events" tabindex="0" aria-label="Events">
     ${events.map((event, index) => {
       const [word, mark] = KINDS[event.kind] ?? [event.kind.replaceAll("_", " "), ""];
       return html`<li key=${`${event.at} ${event.kind} ${event.number} ${index}`}>

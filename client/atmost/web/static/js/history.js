@@ -12,8 +12,8 @@ const SPANS = [
   ["24h", "24 h", 60],
 ];
 
-const whole = (value, brief) => (brief && value % 1 ? "" : Number.isInteger(value) ? count(value) : value.toFixed(1));
-const perSecond = (value) => (value === 0 ? "0" : value < 10 ? String(Number(value.toPrecision(2))) : count(value));
+const number = (value) => (value >= 10 || value === 0 ? count(value) : Number(value.toPrecision(2)).toLocaleString());
+const whole = (value, brief) => (brief && value % 1 ? "" : number(value));
 
 export class History extends Component {
   state = { span: "10m", told: null, problem: "" };
@@ -65,7 +65,7 @@ export class History extends Component {
         { label: "p50", values: told.wait_p50, colour: "held" },
         { label: "p99", values: told.wait_p99, colour: "line-2" },
       ] },
-      { title: "Grants a second", least: 0.1, say: perSecond, lines: [{ label: "grants", values: told.grants_per_second, colour: "held", fill: true }] },
+      { title: "Grants a second", least: 0.1, say: number, lines: [{ label: "grants", values: told.grants_per_second, colour: "held", fill: true }] },
     ];
   }
 

@@ -97,7 +97,7 @@ function Holders({ row, detail }) {
     <header><h2>Who holds</h2><span class="muted small">${holders.length ? plural(holders.length + more, "holder") : ""}</span></header>
     ${holders.length === 0
       ? html`<p class="none">Nobody holds a slot.</p>`
-      : html`<div class="table" role="table" aria-label="Who holds">
+      : html`<div class="table" role="table" tabindex="0" aria-label="Who holds">
           <div role="row" class="line head"><span role="columnheader">Process</span><span role="columnheader">Command</span><span role="columnheader" class="num">Slots</span><span role="columnheader" class="num">Since</span><span role="columnheader"><span class="unseen">Act</span></span></div>
           ${holders.map(
             (holder) => html`<div role="row" class="line" key=${holder.token}>
@@ -120,7 +120,7 @@ function Line({ row, detail }) {
     <header><h2>Who waits</h2><span class="muted small">${line.length ? `${count(line.length + more)} in line` : ""}</span></header>
     ${line.length === 0
       ? html`<p class="none">${nobody}</p>`
-      : html`<div class="table" role="table" aria-label="Who waits">
+      : html`<div class="table" role="table" tabindex="0" aria-label="Who waits">
           <div role="row" class="line head"><span role="columnheader" class="num">#</span><span role="columnheader">Process</span><span role="columnheader">Command</span><span role="columnheader" class="num">Slots</span><span role="columnheader" class="num">Since</span><span role="columnheader" class="num">Expected</span></div>
           ${line.map((ticket) => html`<${Waiter} key=${ticket.number} ticket=${ticket} />`)}
         </div>`}

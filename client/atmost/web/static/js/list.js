@@ -109,7 +109,7 @@ export class LimitList extends Component {
       const query = words(this.state);
       history.replaceState(null, "", query ? `/limits?${query}` : "/limits");
       this.pages.ask(query);
-      if (this.body?.getBoundingClientRect().top < 0) this.field.scrollIntoView({ block: "center" });
+      if (this.body?.getBoundingClientRect().top < 0) scrollTo(0, 0);
     });
   }
 
@@ -175,7 +175,7 @@ export class LimitList extends Component {
       ${this.toolbar()}
       ${problem && html`<p class="refused" role="alert">${problem}</p>`}
       <div class="panel limits" role="table" aria-label="Limits" aria-rowcount=${matching + 1}>
-        <div role="rowgroup">${this.head()}</div>
+        <div role="rowgroup" class="heads">${this.head()}</div>
         <div role="rowgroup" class="rows" ref=${(element) => (this.body = element ?? this.body)} style=${{ height: `${matching * height}px` }}>
           ${this.rows(height)}
         </div>

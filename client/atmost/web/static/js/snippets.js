@@ -4,7 +4,7 @@ import { say } from "./toasts.js";
 
 const KINDS = [
   ["sync", "Python"],
-  ["async", "async Python"],
+  ["asyncio", "async Python"],
   ["command", "Command"],
 ];
 
