@@ -151,8 +151,12 @@ class RunningWeb:
 class Stream:
     """An open stream. Events are taken by a thread, as by a browser, unless it is not begun."""
 
-    def __init__(self, web: RunningWeb, query: str = "") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", web.port), PATIENCE_SECONDS)
+    def __init__(self, web: RunningWeb, query: str = "", buffer_bytes: int | None = None) -> None:
+        self.socket = socket.socket()
+        if buffer_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        self.socket.settimeout(PATIENCE_SECONDS)
+        self.socket.connect(("127.0.0.1", web.port))
         self.socket.sendall(
             f"GET /api/stream{query} HTTP/1.1\r\nHost: {web.host}\r\n"
             f"Authorization: Bearer {web.token}\r\n\r\n".encode()

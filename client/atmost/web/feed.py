@@ -147,6 +147,8 @@ class Feed:
         async for event in watch:
             self.known.happened(event, time.time())
             self._fresh.append(event)
+            if event.kind == "daemon_started":
+                self._status_at = 0.0  # it may be another one
             if len(self._fresh) > 2 * bounds.EVENTS_KEPT_MAX:
                 del self._fresh[: bounds.EVENTS_KEPT_MAX]
             self._news.set()
@@ -241,8 +243,7 @@ class Feed:
         )
         if was.state != "there":
             self.known.all_dirty = True
-            self._tell_daemon()
-            self.streams.refresh()
+            self.streams.refresh()  # a snapshot tells that it is there
         elif (was.trouble, was.pid) != (status.trouble, status.pid):
             self._tell_daemon()
 
