@@ -21,6 +21,7 @@ STRANGERS_BURST = 200.0
 
 TICK_SECONDS = 0.25  # between two batches for the browsers
 TICK_SECONDS_UNSEEN = 1.0  # the same while nobody looks
+SEEN_SECONDS = 10.0  # after a question somebody still looks
 READS_SHARE = 10  # reading from the daemon takes at most 1/10 of the time
 READS_MAX = 20  # limits read one by one; of more, all are listed
 RESYNC_SECONDS = 5.0  # between two, however much was missed

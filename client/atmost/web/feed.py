@@ -104,6 +104,7 @@ class Feed:
         self.streams = streams
         self.watching_since = time.time()
         self.sequence = 0
+        self.asked_at = float("-inf")  # by time.monotonic(), for what is known
         self.daemon = Daemon("gone", self.watching_since, "the daemon was not asked yet")
         self.rights = _NOT_YET
         self._client = client
@@ -113,6 +114,8 @@ class Feed:
         self._details: dict[str, Detail] = {}  # the ones asked last, the newest last
         self._asking: dict[str, asyncio.Task[Detail]] = {}
         self._status_at = 0.0
+        self._deleted: set[str] = set()  # by us, and not told yet
+        self._ours: set[str] = set()  # what we changed while it was being read
 
     # The loop
 
@@ -144,13 +147,16 @@ class Feed:
         async for event in watch:
             self.known.happened(event, time.time())
             self._fresh.append(event)
+            if event.kind == "daemon_started":
+                self._status_at = 0.0  # it may be another one
             if len(self._fresh) > 2 * bounds.EVENTS_KEPT_MAX:
                 del self._fresh[: bounds.EVENTS_KEPT_MAX]
             self._news.set()
 
     async def _pause(self, took: float, taking: asyncio.Task[None]) -> None:
         """Until the next tick is due and there is something to do."""
-        least = bounds.TICK_SECONDS if self.streams else bounds.TICK_SECONDS_UNSEEN
+        seen = self.streams or time.monotonic() - self.asked_at < bounds.SEEN_SECONDS
+        least = bounds.TICK_SECONDS if seen else bounds.TICK_SECONDS_UNSEEN
         await asyncio.wait([taking], timeout=max(least, bounds.READS_SHARE * took))
         if not taking.done():
             news = asyncio.ensure_future(self._news.wait())
@@ -178,21 +184,26 @@ class Feed:
         changed.update(known.decayed(time.time()))
         if time.monotonic() - self._status_at > bounds.STATUS_SECONDS:
             await self._ask_status()
+        ours, self._deleted = self._deleted, set()
+        deleted |= ours - known.limits.keys()
         await self._tell(changed | dirty & known.limits.keys(), deleted, dirty, everything)
 
     # Reading
 
     async def _read(self, dirty: set[str], everything: bool) -> tuple[set[str], set[str]]:
         """The names of the changed and of the deleted."""
+        self._ours.clear()
         if everything or len(dirty) > bounds.READS_MAX:
-            changed, gone = self.known.read_all(await self._client.list_limits(), time.time())
+            limits = await self._client.list_limits()
+            changed, gone = self.known.read_all(limits, time.time(), self._ours)
             return set(changed), set(gone)
         found = await asyncio.gather(*map(self._read_one, dirty))
         missing = {name for name, limit in zip(dirty, found, strict=True) if limit is None}
+        missing -= self._ours
         deleted = missing & self.known.limits.keys()
         for name in missing:
             self.known.forget(name)
-        there = [limit for limit in found if limit is not None]
+        there = [limit for limit in found if limit is not None and limit.name not in self._ours]
         return set(self.known.read(there, time.time())), deleted
 
     async def _read_one(self, name: str) -> Limit | None:
@@ -232,8 +243,7 @@ class Feed:
         )
         if was.state != "there":
             self.known.all_dirty = True
-            self._tell_daemon()
-            self.streams.refresh()
+            self.streams.refresh()  # a snapshot tells that it is there
         elif (was.trouble, was.pid) != (status.trouble, status.pid):
             self._tell_daemon()
 
@@ -353,22 +363,30 @@ class Feed:
         return await asyncio.shield(asking)
 
     async def _ask_detail_now(self, name: str) -> Detail:
-        limit = await self._client.read_limit(name)
-        tickets = await self._client.list_tickets(name, at_most=2 * bounds.TICKETS_TOLD_MAX)
-        explained: list[wire.Explanation] = []
-        if limit.waiting:
-            explained = (await self._client.explain(name)).waiting
+        limit, tickets, explained = await asyncio.gather(  # in one write: so of one moment
+            self._client.read_limit(name),
+            self._client.list_tickets(name, at_most=2 * bounds.TICKETS_TOLD_MAX),
+            self._client.explain(name),
+        )
         self.known.read([limit], time.time())
-        detail = detail_of(self.known, limit, tickets, explained, time.time())
+        detail = detail_of(self.known, limit, tickets, explained.waiting, time.time())
         self._details.pop(name, None)
         self._details[name] = detail
         while len(self._details) > bounds.DETAILS_KEPT_MAX:
             del self._details[next(iter(self._details))]
         return detail
 
-    def forget_detail(self, name: str) -> None:
-        """It was changed by us: what was so is not so any more."""
+    def changed(self, name: str, limit: Limit | None) -> None:
+        """We have changed it: so it is from now on; None: it is deleted. Browsers are told in the next
+        tick, and what was read before and comes only now is not believed."""
+        self._ours.add(name)
         self._details.pop(name, None)
+        if limit is None:
+            self.known.forget(name)
+            self._deleted.add(name)
+        else:
+            self.known.read([limit], time.time())
+            self._deleted.discard(name)
         self.known.dirty.add(name)
         self._news.set()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from msgspec import Struct
@@ -54,7 +54,7 @@ class _Level:
 
     def pass_time(self, place: int, seconds: float) -> None:
         """The value stayed as it is for so long, within the open step."""
-        if math.isnan(self.value):
+        if math.isnan(self.value) or seconds <= 0:
             return
         self._area += self.value * seconds
         self._known += seconds
@@ -68,12 +68,21 @@ class _Level:
 
     def close(self, place: int) -> None:
         """The open step is over."""
-        self.means[place] = self.mean(place)
+        self.means[place] = self._area / self._known if self._known > 0 else self.tops[place]
         self._area = self._known = 0.0
 
     def mean(self, place: int) -> float:
         """Of the open step."""
-        return self._area / self._known if self._known > 0 else self.tops[place]
+        return self._area / self._known if self._known > 0 else self.top(place)
+
+    def top(self, place: int) -> float:
+        """Of the open step."""
+        top = self.tops[place]
+        return self.value if math.isnan(top) else top
+
+    def of(self, places: Sequence[int]) -> list[float]:
+        """The greatest values of these steps but the last, which is open."""
+        return [self.tops[place] for place in places[:-1]]
 
     def open(self, place: int) -> None:
         """The next step begins."""
@@ -139,7 +148,7 @@ class _Ring:
         numbers = range(last - STEPS + 1, last + 1)
         places = [self._place(number) for number in numbers]
         passed = max(self._at - last * self._step, 1.0)
-        known = not math.isnan(self._slots.tops[open_place])
+        known = not math.isnan(self._slots.top(open_place))
         current = (
             self._slots.mean(open_place),
             self._line.mean(open_place),
@@ -159,9 +168,9 @@ class _Ring:
             step=self._step,
             at=[number * self._step for number in numbers],
             slots=slots,
-            slots_max=[_told(self._slots.tops[place]) for place in places],
+            slots_max=[*map(_told, self._slots.of(places)), _told(self._slots.top(open_place))],
             line=line,
-            line_max=[_told(self._line.tops[place]) for place in places],
+            line_max=[*map(_told, self._line.of(places)), _told(self._line.top(open_place))],
             wait_p50=p50,
             wait_p99=p99,
             grants_per_second=rate,
@@ -172,7 +181,8 @@ class _Ring:
         self.advance(now)
         last = self._number(self._at)
         each = STEPS // SPARK_POINTS
-        tops = [self._slots.tops[self._place(n)] for n in range(last - STEPS + 1, last + 1)]
+        places = [self._place(number) for number in range(last - STEPS + 1, last + 1)]
+        tops = [*self._slots.of(places), self._slots.top(places[-1])]
         return [_greatest(tops[at : at + each]) for at in range(0, STEPS, each)]
 
     def rate(self, now: float, seconds: float) -> float:

@@ -1,7 +1,8 @@
 """What is known of the daemon: limits, who waits since when, what happened lately. Pure: now is an
 argument, in unix seconds.
 
-Rule 1: an event says that something changed; what is so now is read. No number is counted along.
+Rule 1: an event says that something changed; what is so now is read. Only the history counts along from
+one reading to the next, so that it has what came and went between them.
 Rule 2: since when somebody waits is the one thing that only events tell quickly enough; it is never a
 guess: if it is not known for sure, it is not told.
 """
@@ -60,6 +61,7 @@ class Known:
         self.dirty: set[str] = set()  # something happened there since it was read
         self.all_dirty = True  # maybe everywhere
         self._read_at: dict[str, float] = {}
+        self._counted: dict[str, tuple[float, int]] = {}  # slots in use, requests waiting
         self._events_of: OrderedDict[str, deque[Event]] = OrderedDict()
         self._decaying: dict[str, int] = {}  # where something is spent: whole slots, as told last
         self._grants: deque[tuple[float, int]] = deque(maxlen=60)  # by second
@@ -77,6 +79,7 @@ class Known:
             self.dirty.add(name)
         if kind == "granted":
             self._granted(name, event, now)
+        self._count(event, now)
         if kind == "queued":
             self.lines.joined(
                 Waits(
@@ -98,6 +101,24 @@ class Known:
             self.troubles.append(event)
         if name:
             self._keep(name, event)
+
+    def _count(self, event: Event, now: float) -> None:
+        """Have the history know what was, until it is read."""
+        limit = self.limits.get(event.limit)
+        if limit is None or not limit.active:
+            return
+        kind, (slots, line) = event.kind, self._counted[event.limit]
+        if kind in _LEAVES_THE_LINE and self.lines.has(event.limit, event.number):
+            line = max(0, line - 1)
+        if kind == "granted":
+            slots = min(slots + event.slots, max(limit.limit, slots))
+        elif kind in ("released", "died"):
+            slots = max(0.0, slots - event.slots)
+        elif kind == "queued":
+            line += 1
+        if (slots, line) != self._counted[event.limit]:
+            self._counted[event.limit] = (slots, line)
+            self.history.observe(event.limit, now, slots, line)
 
     def _granted(self, name: str, event: Event, now: float) -> None:
         self.history.granted(name, now, event.waited_seconds or 0.0)
@@ -129,6 +150,7 @@ class Known:
             self.limits[name] = limit
             self._read_at[name] = now
             in_use = limit.held + limit.spent
+            self._counted[name] = (in_use, limit.waiting)
             self.history.observe(name, now, in_use, limit.waiting)
             if limit.spent and limit.slot_decay_per_second:
                 self._decaying[name] = limit.held + math.ceil(limit.spent)
@@ -138,9 +160,13 @@ class Known:
                 self.lines.forget(name)  # also what is not known of it any more
         return changed
 
-    def read_all(self, limits: list[Limit], now: float) -> tuple[list[str], list[str]]:
-        """There are these and no others. Returns the names of the changed and the deleted."""
-        gone = list(self.limits.keys() - {limit.name for limit in limits})
+    def read_all(
+        self, limits: list[Limit], now: float, but: Collection[str] = ()
+    ) -> tuple[list[str], list[str]]:
+        """There are these and no others; but of some something newer is known. Returns the names of the
+        changed and the deleted."""
+        limits = [limit for limit in limits if limit.name not in but]
+        gone = list(self.limits.keys() - {limit.name for limit in limits} - set(but))
         for name in gone:
             self.forget(name)
         changed = self.read(limits, now)
@@ -149,7 +175,7 @@ class Known:
 
     def forget(self, name: str) -> None:
         """There is no such limit."""
-        for kept in (self.limits, self._read_at, self._decaying):
+        for kept in (self.limits, self._read_at, self._decaying, self._counted):
             kept.pop(name, None)
         self.lines.forget(name)
         self.history.forget(name)
@@ -160,6 +186,7 @@ class Known:
         for name, told in list(self._decaying.items()):
             limit = self.limits[name]
             spent = spent_at(limit, now - self._read_at[name])
+            self._counted[name] = (limit.held + spent, limit.waiting)
             self.history.observe(name, now, limit.held + spent, limit.waiting)
             slots = limit.held + math.ceil(spent)
             if slots != told:
@@ -245,6 +272,10 @@ class Lines:
             self._count -= 1
             if not line:
                 del self._lines[name]
+
+    def has(self, name: str, number: int) -> bool:
+        """Whether it is known to wait there."""
+        return number in self._lines.get(name, ())
 
     def forget(self, name: str) -> None:
         """Nobody waits there."""

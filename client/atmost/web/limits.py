@@ -67,6 +67,7 @@ class Limits:
     async def list(self, request: Request) -> Response:
         """A page of them, of what is known."""
         query = query_of(request.query_params.multi_items())
+        self._feed.asked_at = time.monotonic()
         stale = self._feed.daemon.state != "there"
         return told(page_of(self._known, query, time.time(), self._feed.sequence, stale))
 
@@ -131,7 +132,7 @@ class Limits:
         name = name_in(request)
         async with self._alone(request, name):
             await self._client.delete_limit(name)
-        self._feed.forget_detail(name)
+        self._feed.changed(name, None)
         return Response(status_code=204)
 
     async def reset(self, request: Request) -> Response:
@@ -182,7 +183,7 @@ class Limits:
     def _took(self, limit: Limit) -> Row:
         """What we have changed is so from now on, also here."""
         now = time.time()
-        self._feed.forget_detail(limit.name)
+        self._feed.changed(limit.name, limit)
         return row_of(limit, now, now, self._known.lines.oldest(limit.name))
 
     @asynccontextmanager

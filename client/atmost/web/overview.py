@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -80,6 +81,7 @@ class Whole:
         """All at a glance. The doctor's findings are those of his last look; the next one begins now."""
         self._look()
         feed, known, now = self._feed, self._known, time.time()
+        feed.asked_at = time.monotonic()
         return told(
             Overview(
                 daemon=feed.daemon,
@@ -120,7 +122,7 @@ class Whole:
         """What happens, as it happens."""
         name = request.query_params.get("limit")
         if name is not None:
-            check_name(name)
+            name = check_name(unquote(name))  # as in a path
         return EventStream(self._feed, self._feed.streams.open(name))
 
     def _busiest(self, now: float) -> list[Busy]:

@@ -32,7 +32,7 @@ _STATUS: dict[str, int] = {
 }
 
 
-class Body(msgspec.Struct, frozen=True):
+class ProblemDocument(msgspec.Struct, frozen=True):
     """The document. detail: a sentence for people; code, fields: for a program."""
 
     title: str
@@ -99,14 +99,14 @@ def changed_meanwhile(name: str, now: Any) -> Problem:
     )
 
 
-def body_of(error: Problem | AtmostError) -> Body:
+def body_of(error: Problem | AtmostError) -> ProblemDocument:
     """The document for this error."""
     if isinstance(error, Problem):
         status, code, detail, fields = error.status, error.code, error.detail, error.fields
     else:
         status, code = _STATUS.get(error.code, 500), error.code
         detail, fields = str(error), error.fields
-    return Body(_title(status), status, code, detail, fields)
+    return ProblemDocument(_title(status), status, code, detail, fields)
 
 
 def response_of(error: Problem | AtmostError) -> Response:
