@@ -19,6 +19,12 @@ while True:
     with concurrency(sys.argv[1]):
         time.sleep(0.002)
 """
+_HOLDING = """
+import sys, time
+from atmost.sync import concurrency
+with concurrency(sys.argv[1:]):
+    time.sleep(600)
+"""
 
 
 class WebProcess:
@@ -104,6 +110,16 @@ class Site:
         )
         self._jobs.append(process)
         wait_until(lambda: len(self.client.list_tickets(name)) > known, f"a job at {name}")
+        return process
+
+    def holds(self, *names: str) -> subprocess.Popen[bytes]:
+        """A program of several limits at a time, that holds or waits until it is ended."""
+        known = len(self.client.list_tickets(names[0]))
+        process = subprocess.Popen(
+            [sys.executable, "-c", _HOLDING, *names], env=self.daemon.environment()
+        )
+        self._jobs.append(process)
+        wait_until(lambda: len(self.client.list_tickets(names[0])) > known, f"it at {names}")
         return process
 
     def churn(self, name: str) -> None:

@@ -57,11 +57,12 @@ def test_who_waits_for_what_and_what_happened(site: Site, page: Page) -> None:
     """The line says what else a request lacks; the events, the charts and the code are there."""
     site.client.create_limit("line", 1)
     site.client.create_limit("other", 1)
-    holder = site.job("line")
-    site.job("other")
+    holder = site.holds("line")
+    other = site.job("other")
     page.open("/limits/line")
-    both = site.job("line", slots=1)
+    both = site.holds("line", "other")
     page.see(str(both.pid), "[aria-label='Who waits']")
+    page.see("other", "[aria-label='Who waits'] .also")
     page.see("waits", ".events .tag")
     page.see("watching since", ".history")
     page.see("Slots in use", ".chart")
@@ -74,6 +75,8 @@ def test_who_waits_for_what_and_what_happened(site: Site, page: Page) -> None:
     page.see("atmost run line", ".snippet")
     holder.kill()
     page.see("died", ".events .tag")
+    page.see("Nobody holds a slot")
+    other.kill()
     page.see(str(both.pid), "[aria-label='Who holds']")
 
 

@@ -2,16 +2,23 @@
 // on Escape and gives the focus back.
 import { html, Component } from "./html.js";
 
-let current = null;
+let current = null; // {number, content}
 let draw = () => {};
+let numbers = 0;
 
 export function show(content) {
-  current = content;
+  current = { number: (numbers += 1), content };
   draw();
 }
 
 export function close() {
-  show(null);
+  current = null;
+  draw();
+}
+
+// The browser tells a little later that it has closed one: there may be another by then.
+function closed(number) {
+  if (current?.number === number) close();
 }
 
 export class Dialogs extends Component {
@@ -20,7 +27,7 @@ export class Dialogs extends Component {
   }
 
   render() {
-    return current && html`<${Modal}>${current}<//>`;
+    return current && html`<${Modal} key=${current.number} number=${current.number}>${current.content}<//>`;
   }
 }
 
@@ -33,11 +40,11 @@ class Modal extends Component {
     this.element.close();
   }
 
-  render({ children }) {
+  render({ number, children }) {
     return html`<dialog
       ref=${(element) => (this.element = element ?? this.element)}
       aria-labelledby="dialog-title"
-      onClose=${() => current && close()}
+      onClose=${() => closed(number)}
     >
       ${children}
     </dialog>`;
