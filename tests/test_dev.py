@@ -315,3 +315,36 @@ def test_who_runs_from_the_venv_keeps_others_from_changing_it(checkout: Checkout
             checkout.lock(fcntl.LOCK_EX)
         demo.communicate("\n")
     os.close(checkout.lock(fcntl.LOCK_EX))
+
+
+# ---- A browser for the tests of the page
+
+
+def test_a_browser_is_installed_where_that_takes_no_question() -> None:
+    assert dev.browser(there=True, root=True, apt=True) == []
+    update, install = dev.browser(there=False, root=True, apt=True)
+    assert update == ["apt-get", "update", "-qq"]
+    assert install[-2:] == ["chromium", "chromium-driver"]
+
+
+@pytest.mark.parametrize(("root", "apt"), [(False, True), (True, False), (False, False)])
+def test_elsewhere_a_line_says_what_to_install(root: bool, apt: bool) -> None:
+    told = dev.browser(there=False, root=root, apt=apt)
+    assert isinstance(told, str)
+    assert "sudo apt install chromium chromium-driver" in told
+    assert "left out" in told
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "uses"),
+    [
+        ("test", [], True),
+        ("test", ["-q"], True),
+        ("test", ["tests/browser/test_acts.py"], True),
+        ("test", ["tests/test_limit.py", "-q"], False),
+        ("screenshots", [], True),
+        ("demo", [], False),
+    ],
+)
+def test_only_who_needs_a_browser_gets_one(command: str, args: list[str], uses: bool) -> None:
+    assert dev.uses_browser(command, args) is uses

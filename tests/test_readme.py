@@ -120,6 +120,10 @@ def test_installs(tmp_path: Path) -> None:
         assert ran.stdout == f"{module} {atmost.__version__}\n"
     for page in ("man1/atmost.1", "man8/atmostd.8"):
         assert (tmp_path / "share/man" / page).read_text() == (ROOT / "man" / page[5:]).read_text()
+    for path in (static := ROOT / "client/atmost/web/static").rglob("*"):
+        if path.is_file():
+            installed = tmp_path / "atmost/web/static" / path.relative_to(static)
+            assert installed.read_bytes() == path.read_bytes()
 
 
 def test_first_minute(daemon: RunningDaemon, shell: Shell) -> None:

@@ -1,6 +1,6 @@
 """Make docs/page-*.png: the page in a real Chromium, on a real daemon.
 
-    python3 dev.py screenshots [FOLDER]
+    python3 dev.py screenshots [FOLDER] [SECONDS]
 
 Rule: nothing is painted: what the pictures show has happened a moment before, in real processes.
 """
@@ -21,7 +21,7 @@ from tests.browser.site import Site
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 1280
-SETTLING_SECONDS = 45.0  # of traffic, so that the charts have something to show
+SETTLING_SECONDS = 400.0  # of traffic, so that the charts have something to show
 
 CONFIG = """\
 [[limit]]
@@ -49,22 +49,28 @@ LIMITS = (
 
 _WORKER = """
 import os, random, time
+from atmost.errors import AcquireTimeout
 from atmost.sync import concurrency, rate_limit
 name, kind, low, high, seed = os.environ["WORK"].split()
 low, high = float(low), float(high)
 random.seed(seed)
 while True:
-    if kind == "hold":
-        with concurrency(name):
-            time.sleep(random.uniform(low, high))
-    else:
+    if kind == "spend":
         rate_limit(name, occupy=int(random.uniform(low, high)))
-    time.sleep(random.uniform(0, high / 2 if kind == "hold" else 2))
+    else:
+        try:
+            with concurrency(name, timeout_seconds=high if kind == "try" else None):
+                time.sleep(random.uniform(low, high) * random.choice([0.3, 1, 1, 2]))
+        except AcquireTimeout:
+            time.sleep(20)
+    time.sleep(random.uniform(0, 2 if kind == "spend" else high / 3))
 """
 
-# how many workers; the limit; hold or spend; from, to: seconds held, or slots spent; as what they show
+# how many workers; the limit; hold, try with a time-out, or spend; from, to: seconds held, or slots
+# spent; as what they show
 CROWD = (
-    (7, "database", "hold", 0.8, 6.0, "etl.py --table orders"),
+    (9, "database", "hold", 0.8, 6.0, "etl.py --table orders"),
+    (1, "database", "try", 0.2, 0.7, "health.py"),
     (3, "gpu", "hold", 4.0, 15.0, "train.py --epochs 10"),
     (9, "warehouse", "hold", 0.2, 5.0, "load.py --since yesterday"),
     (2, "search-index", "hold", 0.3, 1.0, "index.py"),
@@ -122,13 +128,16 @@ def picture(page: Page, folder: Path, name: str, path: str, height: int) -> None
 
 def take(driver: Chrome, site: Site, folder: Path) -> None:
     page = Page(driver, site.web)
-    picture(page, folder, "page", "/limits", 640)
-    picture(page, folder, "page-limit", "/limits/database", 980)
-    picture(page, folder, "page-overview", "/overview", 840)
+    page.devtools("Emulation.setLocaleOverride", locale="en-GB")
+    page.devtools("Emulation.setScrollbarsHidden", hidden=True)
+    picture(page, folder, "page", "/limits", 690)
+    picture(page, folder, "page-limit", "/limits/database", 1340)
+    picture(page, folder, "page-overview", "/overview", 1010)
 
 
 def main(words: list[str]) -> int:
-    folder = Path(words[0]) if words else ROOT / "docs"
+    folder = Path(words[0]).resolve() if words else ROOT / "docs"
+    seconds = float(words[1]) if len(words) > 1 else SETTLING_SECONDS
     if reason := chromium.why_there_is_none():
         print(f"screenshots: {reason}", file=sys.stderr)
         return 1
@@ -141,7 +150,7 @@ def main(words: list[str]) -> int:
             furnish(site)
             crowd = Crowd(site, Path(place))
             try:
-                time.sleep(SETTLING_SECONDS)
+                time.sleep(seconds)
                 take(driver, site, folder)
             finally:
                 crowd.end()
