@@ -322,7 +322,9 @@ def test_who_runs_from_the_venv_keeps_others_from_changing_it(checkout: Checkout
 
 def test_a_browser_is_installed_where_that_takes_no_question() -> None:
     assert dev.browser(there=True, root=True, apt=True) == []
-    update, install = dev.browser(there=False, root=True, apt=True)
+    told = dev.browser(there=False, root=True, apt=True)
+    assert isinstance(told, list)
+    update, install = told
     assert update == ["apt-get", "update", "-qq"]
     assert install[-2:] == ["chromium", "chromium-driver"]
 

@@ -38,8 +38,9 @@ def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture
 def site(shared_site: Site) -> Iterator[Site]:
     """The one that tests share: each uses limits with names of its own."""
+    jobs = shared_site.jobs()
     yield shared_site
-    shared_site.end_jobs()
+    shared_site.end_jobs(jobs)
 
 
 @pytest.fixture

@@ -135,11 +135,16 @@ class Site:
         held = sum(ticket.state == "held" for ticket in tickets)
         return held, len(tickets) - held
 
-    def end_jobs(self) -> None:
-        for process in self._jobs:
+    def jobs(self) -> int:
+        """How many were started, and are not ended by `end_jobs`."""
+        return len(self._jobs)
+
+    def end_jobs(self, since: int = 0) -> None:
+        """End those that were started since there were so many."""
+        for process in self._jobs[since:]:
             process.kill()
             process.wait(PATIENCE_SECONDS)
-        self._jobs.clear()
+        del self._jobs[since:]
 
     def close(self) -> None:
         self.end_jobs()

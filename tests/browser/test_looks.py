@@ -25,15 +25,16 @@ return [...document.querySelectorAll('button, h1, h2, label, .tag, .value, .figu
 """
 
 
-@pytest.fixture
-def looked_at(site: Site) -> Site:
+@pytest.fixture(scope="module")
+def looked_at(shared_site: Site) -> Iterator[Site]:
     """Something to see in every view."""
-    if not any(record.name == "looked-at" for record in site.client.list_limits()):
-        site.client.create_limit("looked-at", 3, slot_decay_per_second=0.5)
-    site.client.acquire("implicit-one", timeout_seconds=0).release()
+    shared_site.client.create_limit("looked-at", 3, slot_decay_per_second=0.5)
+    shared_site.client.acquire("implicit-one", timeout_seconds=0).release()
+    jobs = shared_site.jobs()
     for _ in range(4):
-        site.job("looked-at")
-    return site
+        shared_site.job("looked-at")
+    yield shared_site
+    shared_site.end_jobs(jobs)
 
 
 def go(page: Page, path: str) -> None:
@@ -164,7 +165,8 @@ def test_with_the_keyboard_alone(site: Site, page: Page) -> None:
     assert page.focused() == "Delete"
     page.press(Keys.ENTER)
     page.see("Delete", "dialog h2")
-    assert page.focused() == "Delete"
+    assert page.focused() == "Cancel"
+    tab_to(page, "Delete")
     page.press(Keys.ENTER)
     page.see("Limits", "h1")
     assert not any(record.name == "by-keys" for record in site.client.list_limits())

@@ -232,7 +232,12 @@ def test_a_command_is_told_as_text(web: RunningWeb, daemon: RunningDaemon) -> No
     """Also one with a newline: it can't end a line of the stream."""
     with daemon.client() as client, web.stream("?limit=db") as stream:
         client.create_limit("db", 1)
-        command = ["sh", "-c", "sleep 600", "<img src=x onerror=alert(1)>\ndata: {}\n\nevent: x"]
+        command = [
+            "sh",
+            "-c",
+            "exec sleep 600",
+            "<img src=x onerror=alert(1)>\ndata: {}\n\nevent: x",
+        ]
         process = subprocess.Popen(
             [sys.executable, "-m", "atmost", "run", "db", "--", *command],
             env=daemon.environment(),

@@ -162,8 +162,8 @@ def test_who_was_quiet_for_a_whole_day_makes_room() -> None:
 
 def test_memory_is_fixed() -> None:
     """However much happens: 24 hours of a thousand grants a second are as large as one."""
-    history = watched(20)
-    names = [f"limit {number}" for number in range(20)]
+    history = watched(5)
+    names = [f"limit {number}" for number in range(5)]
 
     def day(begin: float) -> None:
         for hour in range(24):

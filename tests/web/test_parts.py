@@ -62,9 +62,9 @@ def test_who_waits_longest_is_known_from_events() -> None:
     known = Known()
     known.lines.begin_reading()
     known.lines.read_all([], True, NOW)
-    known.read([a_limit(waiting=2)], NOW)
     for number, at in ((7, NOW - 5), (8, NOW - 3)):
         known.happened(Event("queued", at, "db", number, 1, 42, "ada", "job"), NOW)
+    known.read([a_limit(waiting=2)], NOW)
     row = known.row("db", NOW)
     assert row is not None
     assert row.oldest_wait_at == NOW - 5
@@ -75,6 +75,15 @@ def test_who_waits_longest_is_known_from_events() -> None:
     assert row.oldest_wait_at == NOW - 3
     known.happened(Event("timed_out", NOW, "db", 8, 1), NOW)
     assert known.lines.oldest("db") is None
+
+
+def test_a_line_that_is_not_what_was_told_is_read_anew() -> None:
+    known = Known()
+    known.lines.begin_reading()
+    known.lines.read_all([], True, NOW)
+    assert not known.lines.doubtful
+    known.read([a_limit(waiting=2)], NOW)
+    assert known.lines.doubtful
 
 
 def ticket(number: int, limit: str = "db", age: float = 1.0) -> wire.TicketRecord:

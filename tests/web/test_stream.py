@@ -8,6 +8,7 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
 import threading
 import time
 from typing import Any
@@ -15,13 +16,16 @@ from typing import Any
 import pytest
 
 from atmost import wire
-from atmost.sync import Client, Watch
+from atmost.sync import Client
 from atmost.web import bounds
 from atmost.web.problems import TooManyStreams
 from atmost.web.streams import Stream as ServedStream
 from atmost.web.streams import Streams, frame
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+from tests.support_cli import start
 from tests.web.support import RunningWeb, Stream, cpu_seconds
+
+ROWS_MANY = 5_000  # about 1.5 MB: more than lies between a web process and who does not read
 
 # One stream, without a process
 
@@ -157,7 +161,7 @@ def test_a_browser_that_does_not_read_costs_no_memory(
             with web.stream() as quick:
                 quick.wait_for("snapshot")
                 number = 0
-                while sum(len(json.dumps(data)) for data in quick.of("changes")) < 2_000_000:
+                while sum(len(data["limits"]) for data in quick.of("changes")) < ROWS_MANY:
                     number += 1
                     declare(client, 400, number)
                 wait_until(lambda: (row(quick, "limit 000") or {}).get("limit") == number)
@@ -324,42 +328,36 @@ def test_it_ends_at_once_though_pages_are_open(alone: RunningDaemon) -> None:
 
 
 def test_fifty_pages_cost_the_daemon_no_more_than_a_watch(alone: RunningDaemon) -> None:
-    """With 1,000 changes a second. What a watch costs is the daemon's time with one less that without;
-    the same for the page. Measured in turns, since a machine has moods."""
+    """With 1,000 changes a second. What `atmost watch` costs is the daemon's time with one less that
+    without; the same for the pages. The least of several rounds, since a machine has moods."""
     with alone.client() as client:
         client.create_limit("db", 5)
-        load = Load(alone)
-        try:
-            by_watch = by_page = nothing = 0.0
-            for _ in range(3):
-                nothing += load.measure()
-                with client.watch() as watch:
-                    taker = threading.Thread(target=take, args=(watch,), daemon=True)
-                    taker.start()
-                    by_watch += load.measure()
-                with RunningWeb(alone) as web, contextlib.ExitStack() as pages:
-                    web.wait_for_daemon()
-                    for number in range(50):
-                        pages.enter_context(web.stream("?limit=db" if number % 2 else ""))
-                    by_page += load.measure()
-        finally:
-            load.stop()
-    watch_cost, page_cost = by_watch - nothing, by_page - nothing
-    print(f"the daemon: {nothing:.2f} s, a watch {watch_cost:+.2f} s, 50 pages {page_cost:+.2f} s")
+    load = Load(alone)
+    nothing, by_watch, by_pages = [], [], []
+    try:
+        for _ in range(4):
+            nothing.append(load.measure())
+            with start(alone, "watch", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+                by_watch.append(load.measure())
+            with RunningWeb(alone) as web, contextlib.ExitStack() as pages:
+                web.wait_for_daemon()
+                for number in range(50):
+                    pages.enter_context(web.stream("?limit=db" if number % 2 else ""))
+                by_pages.append(load.measure())
+    finally:
+        load.stop()
+    watch_cost, page_cost = min(by_watch) - min(nothing), min(by_pages) - min(nothing)
+    told = f"{min(nothing):.3f} s, a watch {watch_cost:+.3f} s, 50 pages {page_cost:+.3f} s"
+    print(f"the daemon, for 1,500 cycles: {told}; {nothing} {by_watch} {by_pages}")
     assert load.changes_per_second > 500
-    assert page_cost < 1.5 * watch_cost + 0.1 * nothing
-
-
-def take(watch: Watch) -> None:
-    with contextlib.suppress(Exception):
-        for _ in watch:
-            pass
+    # Both are one stream of events; the pages read what the events name besides, 4 times a second.
+    assert page_cost < 1.25 * watch_cost + 0.1 * min(nothing), told
 
 
 class Load:
     """About 1,000 changes a second: a grant and a release are two."""
 
-    SECONDS = 3.0
+    SECONDS = 2.5
 
     def __init__(self, daemon: RunningDaemon) -> None:
         self._daemon = daemon
@@ -371,7 +369,7 @@ class Load:
 
     def measure(self) -> float:
         """The seconds that the daemon works, for so many changes."""
-        time.sleep(0.3)  # what it takes to begin is not part of it
+        time.sleep(0.7)  # what it takes to begin is not part of it
         cycles, began, before = self._cycles, time.monotonic(), cpu_seconds(self._daemon.pid)
         time.sleep(self.SECONDS)
         used = cpu_seconds(self._daemon.pid) - before

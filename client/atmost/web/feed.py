@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -110,10 +109,10 @@ class Feed:
         self._client = client
         self._news = asyncio.Event()  # something is dirty
         self._fresh: list[Event] = []  # that the streams were not told yet
-        self._dirty_details: set[str] = set()
         self._details: dict[str, Detail] = {}  # the ones asked last, the newest last
         self._asking: dict[str, asyncio.Task[Detail]] = {}
         self._status_at = 0.0
+        self._lines_due = 0.0
         self._deleted: set[str] = set()  # by us, and not told yet
         self._ours: set[str] = set()  # what we changed while it was being read
 
@@ -155,8 +154,7 @@ class Feed:
 
     async def _pause(self, took: float, taking: asyncio.Task[None]) -> None:
         """Until the next tick is due and there is something to do."""
-        seen = self.streams or time.monotonic() - self.asked_at < bounds.SEEN_SECONDS
-        least = bounds.TICK_SECONDS if seen else bounds.TICK_SECONDS_UNSEEN
+        least = bounds.TICK_SECONDS if self._is_seen() else bounds.TICK_SECONDS_UNSEEN
         await asyncio.wait([taking], timeout=max(least, bounds.READS_SHARE * took))
         if not taking.done():
             news = asyncio.ensure_future(self._news.wait())
@@ -169,36 +167,48 @@ class Feed:
         if taking.done():
             taking.result()
 
+    def _is_seen(self) -> bool:
+        """Whether somebody looks."""
+        return bool(self.streams) or time.monotonic() - self.asked_at < bounds.SEEN_SECONDS
+
     async def _tick(self) -> None:
         self._news.clear()
         known = self.known
         dirty, known.dirty = known.dirty, set()
         everything, known.all_dirty = known.all_dirty, False
+        shown = self.streams.limits() & (known.limits.keys() if everything else dirty)
         try:
-            changed, deleted = await self._read(dirty, everything)
-            if known.lines.doubtful:
+            changed, deleted = await self._read(dirty, everything, shown)
+            if known.lines.doubtful and time.monotonic() >= self._lines_due:
                 await self._read_lines()
         except BaseException:
             known.all_dirty = True
             raise
         changed.update(known.decayed(time.time()))
-        if time.monotonic() - self._status_at > bounds.STATUS_SECONDS:
+        if self._is_seen() and time.monotonic() - self._status_at > bounds.STATUS_SECONDS:
             await self._ask_status()
         ours, self._deleted = self._deleted, set()
         deleted |= ours - known.limits.keys()
-        await self._tell(changed | dirty & known.limits.keys(), deleted, dirty, everything)
+        self._tell(changed | (dirty | shown) & known.limits.keys(), deleted, shown)
 
     # Reading
 
-    async def _read(self, dirty: set[str], everything: bool) -> tuple[set[str], set[str]]:
-        """The names of the changed and of the deleted."""
+    async def _read(
+        self, dirty: set[str], everything: bool, shown: set[str]
+    ) -> tuple[set[str], set[str]]:
+        """Read what is dirty, and all of what is shown of it. The names of the changed and the deleted."""
         self._ours.clear()
         if everything or len(dirty) > bounds.READS_MAX:
-            limits = await self._client.list_limits()
+            details = asyncio.gather(*map(self._read_detail, shown))
+            limits, _ = await asyncio.gather(self._client.list_limits(), details)
             changed, gone = self.known.read_all(limits, time.time(), self._ours)
             return set(changed), set(gone)
-        found = await asyncio.gather(*map(self._read_one, dirty))
-        missing = {name for name, limit in zip(dirty, found, strict=True) if limit is None}
+        alone = dirty - shown
+        limit_of = [*map(self._read_one, alone), *map(self._read_detail, shown)]
+        found = await asyncio.gather(*limit_of)
+        missing = {
+            name for name, limit in zip([*alone, *shown], found, strict=True) if limit is None
+        }
         missing -= self._ours
         deleted = missing & self.known.limits.keys()
         for name in missing:
@@ -212,16 +222,27 @@ class Feed:
         except LimitNotFound:
             return None
 
+    async def _read_detail(self, name: str) -> Limit | None:
+        try:
+            await self._ask_detail(name)
+        except LimitNotFound:
+            return None
+        return self.known.limits.get(name)
+
     async def _read_lines(self) -> None:
         """Who waits, after something was missed."""
         lines = self.known.lines
+        at_most = 2 * bounds.WAITERS_KEPT_MAX
+        tickets: list[wire.TicketRecord] = []
+        self._lines_due = time.monotonic() + bounds.RESYNC_SECONDS
         lines.begin_reading()
-        if any(limit.waiting for limit in self.known.limits.values()):
-            at_most = 2 * bounds.WAITERS_KEPT_MAX
-            tickets = await self._client.list_tickets(at_most=at_most)
-            lines.read_all(tickets, len(tickets) < at_most, time.time())
-        else:
-            lines.read_all([], True, time.time())
+        try:
+            if any(limit.waiting for limit in self.known.limits.values()):
+                tickets = await self._client.list_tickets(at_most=at_most)
+        except BaseException:
+            lines.doubt()
+            raise
+        lines.read_all(tickets, len(tickets) < at_most, time.time())
 
     async def _ask_status(self) -> None:
         status = await self._client.status()
@@ -273,9 +294,7 @@ class Feed:
         )
         self.streams.put(frame("daemon", self.sequence, told))
 
-    async def _tell(
-        self, names: Collection[str], deleted: Collection[str], dirty: set[str], everything: bool
-    ) -> None:
+    def _tell(self, names: Collection[str], deleted: Collection[str], shown: Iterable[str]) -> None:
         fresh, self._fresh = self._fresh, []
         if names or deleted:
             self.sequence += 1
@@ -290,8 +309,10 @@ class Feed:
             changes = Changes(self.sequence, now, told, gone, more, totals)
             self.streams.put(frame("changes", self.sequence, changes))
         self._tell_events(fresh)
-        shown = self.streams.limits()
-        await self._tell_details(shown if everything else shown & {*names, *deleted, *dirty})
+        for name in {*shown, *(self.streams.limits() & set(deleted))}:
+            detail = self._details.get(name)
+            told_of = detail if detail is not None and name in self.known.limits else Gone(name)
+            self.streams.put(frame("detail", self.sequence, told_of), name)
 
     def _tell_events(self, fresh: list[Event]) -> None:
         shown = self.streams.limits()
@@ -302,16 +323,6 @@ class Feed:
             if events:
                 told = Happened(events[-bounds.EVENTS_IN_BATCH_MAX :])
                 stream.put(frame("events", self.sequence, told))
-
-    async def _tell_details(self, names: Iterable[str]) -> None:
-        async def told(name: str) -> tuple[str, Any]:
-            try:
-                return name, await self._ask_detail(name)
-            except LimitNotFound:
-                return name, Gone(name)
-
-        for name, detail in await asyncio.gather(*map(told, sorted(names))):
-            self.streams.put(frame("detail", self.sequence, detail), name)
 
     async def snapshot(self, limit: str | None) -> bytes:
         """What a browser is told first."""
@@ -359,17 +370,29 @@ class Feed:
         asking = self._asking.get(name)
         if asking is None:
             asking = self._asking[name] = asyncio.create_task(self._ask_detail_now(name))
-            asking.add_done_callback(lambda _: self._asking.pop(name, None))
+            asking.add_done_callback(lambda task: self._asked(name, task))
         return await asyncio.shield(asking)
 
+    def _asked(self, name: str, task: asyncio.Task[Detail]) -> None:
+        self._asking.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # who asked may have gone
+
     async def _ask_detail_now(self, name: str) -> Detail:
-        limit, tickets, explained = await asyncio.gather(  # in one write: so of one moment
-            self._client.read_limit(name),
-            self._client.list_tickets(name, at_most=2 * bounds.TICKETS_TOLD_MAX),
-            self._client.explain(name),
+        client, known = self._client, self.known
+        limit, tickets = await asyncio.gather(  # in one write: so of one moment
+            client.read_limit(name), client.list_tickets(name, at_most=_TICKETS_MAX)
         )
-        self.known.read([limit], time.time())
-        detail = detail_of(self.known, limit, tickets, explained.waiting, time.time())
+        explained: list[wire.Explanation] = []
+        if any(ticket.state == "waiting" for ticket in tickets):
+            limit, tickets, why = await asyncio.gather(
+                client.read_limit(name),
+                client.list_tickets(name, at_most=_TICKETS_MAX),
+                client.explain(name),
+            )
+            explained = why.waiting
+        known.read([limit], time.time())
+        detail = detail_of(known, limit, tickets, explained, time.time())
         self._details.pop(name, None)
         self._details[name] = detail
         while len(self._details) > bounds.DETAILS_KEPT_MAX:
@@ -391,4 +414,5 @@ class Feed:
         self._news.set()
 
 
+_TICKETS_MAX = 2 * bounds.TICKETS_TOLD_MAX
 _ALL_MAX = bounds.ROWS_IN_SNAPSHOT_MAX

@@ -156,8 +156,11 @@ class Known:
                 self._decaying[name] = limit.held + math.ceil(limit.spent)
             else:
                 self._decaying.pop(name, None)
-            if not limit.waiting and name not in self.dirty:
-                self.lines.forget(name)  # also what is not known of it any more
+            if name not in self.dirty:  # else it is another time than that of the events
+                if not limit.waiting:
+                    self.lines.forget(name)  # also what is not known of it any more
+                elif not self.lines.knows(name):
+                    self.lines.doubt()
         return changed
 
     def read_all(
@@ -243,7 +246,7 @@ class Lines:
         self._lines: dict[str, dict[int, Waits]] = {}  # in the order of arrival
         self._unknown: set[str] = set()  # more wait there than are known here
         self._left: set[tuple[str, int]] | None = None  # while all are being read
-        self.doubtful = True  # some may be wrong: all are to be read
+        self.doubtful = True  # some may be wrong: nothing is told, and all are to be read
 
     def doubt(self) -> None:
         """Something was missed."""
@@ -272,6 +275,10 @@ class Lines:
             self._count -= 1
             if not line:
                 del self._lines[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether it knows of somebody who waits there, or knows that it does not."""
+        return name in self._lines or name in self._unknown
 
     def has(self, name: str, number: int) -> bool:
         """Whether it is known to wait there."""
@@ -310,18 +317,14 @@ class Lines:
         if cut is not None:
             self._unknown.add(cut)
 
-    def unknown(self, names: Iterable[str]) -> None:
-        """More wait there than are known here."""
-        for name in names:
-            self.forget(name)
-            self._unknown.add(name)
-
     def oldest(self, name: str) -> float | None:
         """Since when the first one waits; None: nobody does, or it is not known."""
         line = self._lines.get(name)
-        return next(iter(line.values())).since if line else None
+        return next(iter(line.values())).since if line and not self.doubtful else None
 
     def longest(self, at_most: int) -> list[Waits]:
         """Who waits longest."""
+        if self.doubtful:
+            return []
         everybody = (waits for line in self._lines.values() for waits in line.values())
         return nsmallest(at_most, everybody, key=lambda waits: waits.since)

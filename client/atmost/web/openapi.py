@@ -32,7 +32,7 @@ NAME: Json = {
     "type": "string",
     "minLength": 1,
     "maxLength": NAME_CHARS_MAX,
-    "pattern": r"^[^/%&><\u0000-\u001f\u007f-\u009f\ud800-\udfff]+$",
+    "pattern": r"^[^/%&><\u0000-\u001f\u007f-\u009f]+$",
 }
 _SETTINGS: Json = {
     "limit": {

@@ -101,8 +101,8 @@ _WORDS = """\
 {refresh}<title>atmost</title>
 <h1>atmost</h1>
 <p>{text}</p>
-<p>Open the address that <code>atmost web</code> printed: it has the token. As a service of systemd, it
-prints it to the journal of atmost-web.service.</p>
+<p>Open the address that <code>atmost web</code> printed: it has the token. That of a service of systemd is
+in <code>/var/lib/atmost-web/token</code>, for root.</p>
 </html>
 """
 

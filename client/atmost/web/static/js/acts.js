@@ -55,8 +55,8 @@ class Ask extends Component {
       ${problem && html`<p class="refused" role="alert">${problem}</p>`}
       ${off && html`<p class="refused" role="alert">${off}</p>`}
       <div class="buttons">
-        <button type="button" onClick=${close}>Cancel</button>
-        <button type="submit" class=${danger ? "danger" : "main"} aria-disabled=${busy || off ? "true" : undefined} autofocus>${verb}</button>
+        <button type="button" onClick=${close} autofocus=${danger}>Cancel</button>
+        <button type="submit" class=${danger ? "danger" : "main"} aria-disabled=${busy || off ? "true" : undefined} autofocus=${!danger}>${verb}</button>
       </div>
     </form>`;
   }

@@ -127,7 +127,7 @@ class Live {
 
   async #tellLoss() {
     const losing = this.#losing;
-    let why = "The stream of changes was cut off; trying again.";
+    let why = "The stream of changes was cut off, or too many pages are open; trying again.";
     try {
       await api.get("/api/session");
     } catch (problem) {

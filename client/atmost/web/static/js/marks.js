@@ -29,8 +29,8 @@ export function Bar({ row, tall }) {
     <rect class="free" width=${WIDTH} height=${height} />
     <rect class="spent" x=${at(row.held)} width=${Math.max(0, at(row.held + spent) - at(row.held))} height=${height} />
     <rect class="held" width=${at(row.held)} height=${height} />
-    ${gaps.map((x) => html`<rect class="gap" key=${x} x=${x - 0.75} width="1.5" height=${height} />`)}
-    ${row.held > row.limit && html`<rect class="over" x=${at(row.limit) - 1} width="2" height=${height} />`}
+    ${gaps.length > 0 && html`<path class="gap" d=${gaps.map((x) => `M${x.toFixed(2)} 0V${height}`).join("")} />`}
+    ${row.held > row.limit && html`<path class="over" d="M${at(row.limit).toFixed(2)} 0V${height}" />`}
   </svg>`;
 }
 
