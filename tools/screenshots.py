@@ -131,8 +131,8 @@ def take(driver: Chrome, site: Site, folder: Path) -> None:
     page.devtools("Emulation.setLocaleOverride", locale="en-GB")
     page.devtools("Emulation.setScrollbarsHidden", hidden=True)
     picture(page, folder, "page", "/limits", 690)
-    picture(page, folder, "page-limit", "/limits/database", 1340)
-    picture(page, folder, "page-overview", "/overview", 1010)
+    picture(page, folder, "page-limit", "/limits/database", 1230)
+    picture(page, folder, "page-overview", "/overview", 1000)
 
 
 def main(words: list[str]) -> int:
@@ -141,7 +141,7 @@ def main(words: list[str]) -> int:
     if reason := chromium.why_there_is_none():
         print(f"screenshots: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(prefix="atmost-") as place:
         config = Path(place) / "atmostd.toml"
         config.write_text(CONFIG)
         site = Site(Path(place), "--config", str(config))

@@ -138,7 +138,7 @@ function Waiter({ ticket }) {
     </span>
     <span role="cell" class="num" data-label="slots">${count(ticket.slots)}</span>
     <span role="cell" class="num" data-label="since"><${Since} at=${ticket.since} /></span>
-    <span role="cell" class="num" data-label="starts in"><${Expected} ticket=${ticket} /></span>
+    <span role="cell" class="num" data-label="starts"><${Expected} ticket=${ticket} /></span>
   </div>`;
 }
 
@@ -146,7 +146,7 @@ function Expected({ ticket }) {
   if (ticket.starts_at === null) return html`<span class="muted" title="Not known">–</span>`;
   const left = Math.max(0, ticket.starts_at - live.now());
   const title = ticket.exact ? "Exact: only the decay decides" : "An estimate, from how long holders took lately";
-  return html`<span title=${title}>${ticket.exact ? "" : "~ "}${duration(left >= 1 ? left : Math.ceil(left))}</span>`;
+  return html`<span title=${title}>${left < 1 ? "soon" : `${ticket.exact ? "" : "~ "}${duration(left)}`}</span>`;
 }
 
 function Process({ ticket }) {
