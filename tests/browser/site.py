@@ -33,18 +33,19 @@ class WebProcess:
     def __init__(self, daemon: RunningDaemon, user: int | None = None) -> None:
         self.daemon = daemon
         self.log = daemon.folder / "web.log"
+        self.token = daemon.folder / "web" / "token"
         self._user = user
         self._port = 0
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> WebProcess:
         command = [*(sys.executable, "-m", "atmost", "--socket", str(self.daemon.socket))]
-        own = self.daemon.folder / "web"
+        own = self.token.parent
         own.mkdir(exist_ok=True, mode=0o700)
         if self._user is not None:
             os.chown(own, self._user, self._user)
             command = [*becoming(self._user), *command]
-        command += ["web", "--port", str(self._port), "--token-file", str(own / "token")]
+        command += ["web", "--port", str(self._port), "--token-file", str(self.token)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -64,6 +65,10 @@ class WebProcess:
         self.entrance = found[0]
         self.url = f"http://127.0.0.1:{self._port}"
         return self
+
+    def forget_token(self) -> None:
+        """The next start draws another."""
+        self.token.unlink()
 
     def kill(self) -> None:
         assert self.process is not None

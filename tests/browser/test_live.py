@@ -9,6 +9,14 @@ from tests.browser.page import Page
 from tests.browser.site import Site
 from tests.support import wait_until
 
+# What the console says of a server that is not there.
+GONE = (
+    "ERR_CONNECTION_REFUSED",
+    "ERR_CONNECTION_RESET",
+    "ERR_EMPTY_RESPONSE",
+    "ERR_INCOMPLETE_CHUNKED_ENCODING",
+)
+
 # How often the page was drawn while this ran: changes less than 60 ms apart belong to one drawing.
 _DRAWINGS = """
 const [seconds, done] = arguments;
@@ -140,12 +148,7 @@ def test_the_daemon_is_killed_and_comes_back(
 def test_the_web_process_is_killed_and_comes_back(
     own_site: Site, own_page: Page, console: Console
 ) -> None:
-    console.expect(
-        "ERR_CONNECTION_REFUSED",
-        "ERR_INCOMPLETE_CHUNKED_ENCODING",
-        "ERR_CONNECTION_RESET",
-        "ERR_EMPTY_RESPONSE",
-    )
+    console.expect(*GONE)
     own_site.client.create_limit("still", 2)
     own_page.open("/limits")
     own_page.see("still", ".limits .name")
@@ -156,3 +159,17 @@ def test_the_web_process_is_killed_and_comes_back(
     own_page.see_not("", ".banner")
     own_site.cli("update", "still", "--limit", "5")
     own_page.see("0 / 5", ".use")
+
+
+def test_a_web_process_with_another_token(own_site: Site, own_page: Page, console: Console) -> None:
+    """What the page is not let in to see, it says where to get in."""
+    console.expect(*GONE, "401 (Unauthorized)")
+    own_page.open("/limits")
+    own_page.see("No limits yet")
+    own_site.web.kill()
+    own_site.web.forget_token()
+    own_site.web.start()
+    own_page.see("open the address that `atmost web` printed", ".banner")
+    own_page.driver.get(own_site.web.entrance)
+    own_page.see("No limits yet")
+    own_page.see_not("", ".banner")
