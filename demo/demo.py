@@ -261,6 +261,8 @@ def say_verdict(screen: Screen, found: Verdict) -> int:
     if found.violations:
         return EXIT_VIOLATED
     screen.say(screen.paint("   all of it was kept", GREEN))
+    screen.say()
+    screen.say("Yours, in a browser: pip install '.[daemon,web]', then atmost web --open")
     return 0
 
 
