@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
+from selenium.webdriver.common.keys import Keys
 
 from tests.browser.conftest import Console
 from tests.browser.page import Page
@@ -72,6 +73,9 @@ def test_ten_thousand_limits(crowd: Site, driver: Chrome, console: Console) -> N
 
     page.open("/limits")
     quickly("the first rows", "limit-00000")
+    page.js("document.querySelector('.limits .name a').focus()")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)
+    assert page.focused() == "limit-00001"
     page.js("scrollTo(0, document.body.scrollHeight)")
     quickly("the last rows", "limit-09999")
     page.js("scrollTo(0, document.body.scrollHeight / 2)")

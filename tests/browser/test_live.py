@@ -173,3 +173,23 @@ def test_a_web_process_with_another_token(own_site: Site, own_page: Page, consol
     own_page.driver.get(own_site.web.entrance)
     own_page.see("No limits yet")
     own_page.see_not("", ".banner")
+
+
+def test_more_tabs_than_a_browser_has_connections(site: Site, page: Page) -> None:
+    """Who is not looked at gives its connection back, and is up to date when looked at again."""
+    site.client.create_limit("tabbed", 2)
+    page.open("/limits/tabbed")
+    page.see("0 of 2", "[data-what=slots]")
+    first = page.driver.current_window_handle
+    for _ in range(8):
+        page.driver.switch_to.new_window("tab")
+        page.open("/limits/tabbed")
+        page.see("0 of 2", "[data-what=slots]")
+    site.cli("update", "tabbed", "--limit", "6")
+    page.see("0 of 6", "[data-what=slots]")
+    for handle in page.driver.window_handles:
+        page.driver.switch_to.window(handle)
+        page.see("0 of 6", "[data-what=slots]")
+        if handle != first:
+            page.driver.close()
+    page.driver.switch_to.window(first)
