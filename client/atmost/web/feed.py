@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Collection, Iterable
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from atmost import wire
@@ -20,79 +19,18 @@ from atmost.errors import AtmostError, LimitNotFound
 from atmost.watching import Event
 from atmost.web import bounds
 from atmost.web.details import Detail, detail_of
-from atmost.web.known import TROUBLES, Known, Totals
-from atmost.web.rows import Row
+from atmost.web.known import TROUBLES, Known
 from atmost.web.streams import Streams, frame
-
-
-class Daemon(Struct, frozen=True):
-    """The daemon. state: there or gone; since: unix seconds; why: what to do, if it is gone. The rest is
-    what it said of itself last."""
-
-    state: str
-    since: float
-    why: str = ""
-    version: str | None = None
-    pid: int | None = None
-    socket: str | None = None
-    uptime_seconds: float | None = None
-    trouble: str = ""
-    limits: int | None = None
-    sessions: int | None = None
-    held: int | None = None
-    waiting: int | None = None
-
-
-class Rights(Struct, frozen=True):
-    """Whether this process may change limits; else why not."""
-
-    may_change: bool
-    why_not: str
-
-
-_NOT_YET = Rights(False, "the daemon was not asked yet")
-
-
-class Snapshot(Struct, frozen=True):
-    """The first event of a stream. limits: all, or null if they are too many."""
-
-    sequence: int
-    daemon: Daemon
-    rights: Rights
-    watching_since: float
-    now: float
-    totals: Totals
-    limits: list[Row] | None
-
-
-class Changes(Struct, frozen=True):
-    """What is not as it was. more: there are more than are told."""
-
-    sequence: int
-    now: float
-    limits: list[Row]
-    deleted: list[str]
-    more: bool
-    totals: Totals
-
-
-class DaemonChanged(Daemon, frozen=True):
-    """The daemon went, or is there."""
-
-    rights: Rights = _NOT_YET
-
-
-class Gone(Struct, frozen=True):
-    """Details of a limit that does not exist."""
-
-    name: str
-    gone: bool = True
-
-
-class Happened(Struct, frozen=True):
-    """The newest last."""
-
-    events: list[Event]
+from atmost.web.told import (
+    NOT_YET,
+    Changes,
+    Daemon,
+    DaemonChanged,
+    Gone,
+    Happened,
+    Rights,
+    Snapshot,
+)
 
 
 class Feed:
@@ -105,7 +43,7 @@ class Feed:
         self.sequence = 0
         self.asked_at = float("-inf")  # by time.monotonic(), for what is known
         self.daemon = Daemon("gone", self.watching_since, "the daemon was not asked yet")
-        self.rights = _NOT_YET
+        self.rights = NOT_YET
         self._client = client
         self._news = asyncio.Event()  # something is dirty
         self._fresh: list[Event] = []  # that the streams were not told yet
