@@ -51,6 +51,7 @@ class Feed:
         self._asking: dict[str, asyncio.Task[Detail]] = {}
         self._status_at = 0.0
         self._lines_due = 0.0
+        self._changes = 0  # by us
         self._deleted: set[str] = set()  # by us, and not told yet
         self._ours: set[str] = set()  # what we changed while it was being read
 
@@ -249,8 +250,13 @@ class Feed:
         self._tell_events(fresh)
         for name in {*shown, *(self.streams.limits() & set(deleted))}:
             detail = self._details.get(name)
-            told_of = detail if detail is not None and name in self.known.limits else Gone(name)
-            self.streams.put(frame("detail", self.sequence, told_of), name)
+            if name not in self.known.limits:
+                self.streams.put(frame("detail", self.sequence, Gone(name)), name)
+            elif detail is not None:
+                self.streams.put(frame("detail", self.sequence, detail), name)
+            else:  # it was changed by us since
+                self.known.dirty.add(name)
+                self._news.set()
 
     def _tell_events(self, fresh: list[Event]) -> None:
         shown = self.streams.limits()
@@ -312,36 +318,53 @@ class Feed:
         return await asyncio.shield(asking)
 
     def _asked(self, name: str, task: asyncio.Task[Detail]) -> None:
-        self._asking.pop(name, None)
+        if self._asking.get(name) is task:
+            del self._asking[name]
         if not task.cancelled():
             task.exception()  # who asked may have gone
 
     async def _ask_detail_now(self, name: str) -> Detail:
-        client, known = self._client, self.known
-        limit, tickets = await asyncio.gather(  # in one write: so of one moment
-            client.read_limit(name), client.list_tickets(name, at_most=_TICKETS_MAX)
-        )
-        explained: list[wire.Explanation] = []
-        if any(ticket.state == "waiting" for ticket in tickets):
-            limit, tickets, why = await asyncio.gather(
-                client.read_limit(name),
-                client.list_tickets(name, at_most=_TICKETS_MAX),
-                client.explain(name),
-            )
-            explained = why.waiting
-        known.read([limit], time.time())
-        detail = detail_of(known, limit, tickets, explained, time.time())
+        while True:
+            changes = self._changes
+            limit, tickets, explained = await self._read_parts(name)
+            if changes == self._changes:  # else some of it may be older than our change
+                break
+        self.known.read([limit], time.time())
+        detail = detail_of(self.known, limit, tickets, explained, time.time())
         self._details.pop(name, None)
         self._details[name] = detail
         while len(self._details) > bounds.DETAILS_KEPT_MAX:
             del self._details[next(iter(self._details))]
         return detail
 
+    async def _read_parts(
+        self, name: str
+    ) -> tuple[Limit, list[wire.TicketRecord], list[wire.Explanation]]:
+        """Each time asked in one write: so all of it is of one moment."""
+        client = self._client
+        limit, tickets = await asyncio.gather(
+            client.read_limit(name), client.list_tickets(name, at_most=_TICKETS_MAX)
+        )
+        if not any(ticket.state == "waiting" for ticket in tickets):
+            return limit, tickets, []
+        limit, tickets, why = await asyncio.gather(
+            client.read_limit(name),
+            client.list_tickets(name, at_most=_TICKETS_MAX),
+            client.explain(name),
+        )
+        return limit, tickets, why.waiting
+
+    def forget_details(self) -> None:
+        """We have changed something: what was asked before is not what is so now."""
+        self._changes += 1
+        self._details.clear()
+        self._asking.clear()  # who asks now asks anew
+
     def changed(self, name: str, limit: Limit | None) -> None:
         """We have changed it: so it is from now on; None: it is deleted. Browsers are told in the next
         tick, and what was read before and comes only now is not believed."""
         self._ours.add(name)
-        self._details.pop(name, None)
+        self.forget_details()
         if limit is None:
             self.known.forget(name)
             self._deleted.add(name)
