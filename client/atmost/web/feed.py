@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Collection, Iterable
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from atmost import wire
@@ -20,79 +19,18 @@ from atmost.errors import AtmostError, LimitNotFound
 from atmost.watching import Event
 from atmost.web import bounds
 from atmost.web.details import Detail, detail_of
-from atmost.web.known import TROUBLES, Known, Totals
-from atmost.web.rows import Row
+from atmost.web.known import TROUBLES, Known
 from atmost.web.streams import Streams, frame
-
-
-class Daemon(Struct, frozen=True):
-    """The daemon. state: there or gone; since: unix seconds; why: what to do, if it is gone. The rest is
-    what it said of itself last."""
-
-    state: str
-    since: float
-    why: str = ""
-    version: str | None = None
-    pid: int | None = None
-    socket: str | None = None
-    uptime_seconds: float | None = None
-    trouble: str = ""
-    limits: int | None = None
-    sessions: int | None = None
-    held: int | None = None
-    waiting: int | None = None
-
-
-class Rights(Struct, frozen=True):
-    """Whether this process may change limits; else why not."""
-
-    may_change: bool
-    why_not: str
-
-
-_NOT_YET = Rights(False, "the daemon was not asked yet")
-
-
-class Snapshot(Struct, frozen=True):
-    """The first event of a stream. limits: all, or null if they are too many."""
-
-    sequence: int
-    daemon: Daemon
-    rights: Rights
-    watching_since: float
-    now: float
-    totals: Totals
-    limits: list[Row] | None
-
-
-class Changes(Struct, frozen=True):
-    """What is not as it was. more: there are more than are told."""
-
-    sequence: int
-    now: float
-    limits: list[Row]
-    deleted: list[str]
-    more: bool
-    totals: Totals
-
-
-class DaemonChanged(Daemon, frozen=True):
-    """The daemon went, or is there."""
-
-    rights: Rights = _NOT_YET
-
-
-class Gone(Struct, frozen=True):
-    """Details of a limit that does not exist."""
-
-    name: str
-    gone: bool = True
-
-
-class Happened(Struct, frozen=True):
-    """The newest last."""
-
-    events: list[Event]
+from atmost.web.told import (
+    NOT_YET,
+    Changes,
+    Daemon,
+    DaemonChanged,
+    Gone,
+    Happened,
+    Rights,
+    Snapshot,
+)
 
 
 class Feed:
@@ -105,7 +43,7 @@ class Feed:
         self.sequence = 0
         self.asked_at = float("-inf")  # by time.monotonic(), for what is known
         self.daemon = Daemon("gone", self.watching_since, "the daemon was not asked yet")
-        self.rights = _NOT_YET
+        self.rights = NOT_YET
         self._client = client
         self._news = asyncio.Event()  # something is dirty
         self._fresh: list[Event] = []  # that the streams were not told yet
@@ -113,6 +51,7 @@ class Feed:
         self._asking: dict[str, asyncio.Task[Detail]] = {}
         self._status_at = 0.0
         self._lines_due = 0.0
+        self._changes = 0  # by us
         self._deleted: set[str] = set()  # by us, and not told yet
         self._ours: set[str] = set()  # what we changed while it was being read
 
@@ -311,8 +250,13 @@ class Feed:
         self._tell_events(fresh)
         for name in {*shown, *(self.streams.limits() & set(deleted))}:
             detail = self._details.get(name)
-            told_of = detail if detail is not None and name in self.known.limits else Gone(name)
-            self.streams.put(frame("detail", self.sequence, told_of), name)
+            if name not in self.known.limits:
+                self.streams.put(frame("detail", self.sequence, Gone(name)), name)
+            elif detail is not None:
+                self.streams.put(frame("detail", self.sequence, detail), name)
+            else:  # it was changed by us since
+                self.known.dirty.add(name)
+                self._news.set()
 
     def _tell_events(self, fresh: list[Event]) -> None:
         shown = self.streams.limits()
@@ -374,36 +318,53 @@ class Feed:
         return await asyncio.shield(asking)
 
     def _asked(self, name: str, task: asyncio.Task[Detail]) -> None:
-        self._asking.pop(name, None)
+        if self._asking.get(name) is task:
+            del self._asking[name]
         if not task.cancelled():
             task.exception()  # who asked may have gone
 
     async def _ask_detail_now(self, name: str) -> Detail:
-        client, known = self._client, self.known
-        limit, tickets = await asyncio.gather(  # in one write: so of one moment
-            client.read_limit(name), client.list_tickets(name, at_most=_TICKETS_MAX)
-        )
-        explained: list[wire.Explanation] = []
-        if any(ticket.state == "waiting" for ticket in tickets):
-            limit, tickets, why = await asyncio.gather(
-                client.read_limit(name),
-                client.list_tickets(name, at_most=_TICKETS_MAX),
-                client.explain(name),
-            )
-            explained = why.waiting
-        known.read([limit], time.time())
-        detail = detail_of(known, limit, tickets, explained, time.time())
+        while True:
+            changes = self._changes
+            limit, tickets, explained = await self._read_parts(name)
+            if changes == self._changes:  # else some of it may be older than our change
+                break
+        self.known.read([limit], time.time())
+        detail = detail_of(self.known, limit, tickets, explained, time.time())
         self._details.pop(name, None)
         self._details[name] = detail
         while len(self._details) > bounds.DETAILS_KEPT_MAX:
             del self._details[next(iter(self._details))]
         return detail
 
+    async def _read_parts(
+        self, name: str
+    ) -> tuple[Limit, list[wire.TicketRecord], list[wire.Explanation]]:
+        """Each time asked in one write: so all of it is of one moment."""
+        client = self._client
+        limit, tickets = await asyncio.gather(
+            client.read_limit(name), client.list_tickets(name, at_most=_TICKETS_MAX)
+        )
+        if not any(ticket.state == "waiting" for ticket in tickets):
+            return limit, tickets, []
+        limit, tickets, why = await asyncio.gather(
+            client.read_limit(name),
+            client.list_tickets(name, at_most=_TICKETS_MAX),
+            client.explain(name),
+        )
+        return limit, tickets, why.waiting
+
+    def forget_details(self) -> None:
+        """We have changed something: what was asked before is not what is so now."""
+        self._changes += 1
+        self._details.clear()
+        self._asking.clear()  # who asks now asks anew
+
     def changed(self, name: str, limit: Limit | None) -> None:
         """We have changed it: so it is from now on; None: it is deleted. Browsers are told in the next
         tick, and what was read before and comes only now is not believed."""
         self._ours.add(name)
-        self._details.pop(name, None)
+        self.forget_details()
         if limit is None:
             self.known.forget(name)
             self._deleted.add(name)

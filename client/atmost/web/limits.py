@@ -145,6 +145,7 @@ class Limits:
     async def release(self, request: Request) -> Response:
         """Take a grant back."""
         await self._client.release_grant(token_in(request))
+        self._feed.forget_details()
         return Response(status_code=204)
 
     # Previews

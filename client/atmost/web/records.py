@@ -7,10 +7,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from atmost.watching import Event
-from atmost.web.feed import Daemon, Rights
 from atmost.web.history import Series
 from atmost.web.known import Totals, Waits
 from atmost.web.rows import Holder, Row, Waiter
+from atmost.web.told import Daemon, Rights
 
 
 class Holders(Struct, frozen=True):
