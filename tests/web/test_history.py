@@ -123,7 +123,7 @@ def test_a_quantile_of_nothing() -> None:
 
 def test_the_spark_has_the_greatest_of_each_part() -> None:
     history = watched()
-    assert history.spark("db", BEGIN) == [0.0] * SPARK_POINTS
+    assert history.spark("db", BEGIN) == [None] * (SPARK_POINTS - 1) + [0.0]
     history.observe("db", BEGIN, 1, 0)
     history.observe("db", BEGIN + 1, 4, 0)
     history.observe("db", BEGIN + 2, 1, 0)

@@ -281,8 +281,11 @@ class History:
         if name in self.left_out:
             return None
         rings = self._limits.get(name)
-        if rings is None:  # nothing has happened there
-            return [None if self._known_since is None else 0.0] * SPARK_POINTS
+        if rings is None:  # nothing has happened there since we watch
+            since = math.inf if self._known_since is None else self._known_since
+            each = STEPS // SPARK_POINTS * SPANS["10m"]
+            ends = (now - each * part for part in reversed(range(SPARK_POINTS)))
+            return [0.0 if since <= end else None for end in ends]
         return next(iter(rings.values())).spark(now)
 
     def rate(self, name: str, now: float, seconds: float = 60.0) -> float:

@@ -83,7 +83,7 @@ function Figures({ row, detail }) {
     </div>
     <${Figure} label="Waiting" value=${count(row.waiting)} hot=${row.waiting > 0} note=${row.waiting && oldest ? html`the longest for <${Since} at=${oldest} />` : "nobody"} />
     <${Figure} label="Comes back" value=${row.decay || "on release"} words note=${row.decay ? "what rate_limit spends" : "no decay: rate_limit is refused"} />
-    <${Figure} label="Held for" value=${detail.mean_hold_seconds === null ? "–" : duration(detail.mean_hold_seconds)} note="on average, lately" />
+    <${Figure} label="Held for" value=${detail.mean_hold_seconds === null ? "–" : duration(detail.mean_hold_seconds)} note=${detail.mean_hold_seconds === null ? "known while somebody waits" : "on average, lately"} />
   </div>`;
 }
 
