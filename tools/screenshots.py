@@ -132,7 +132,7 @@ def take(driver: Chrome, site: Site, folder: Path) -> None:
     page.devtools("Emulation.setScrollbarsHidden", hidden=True)
     picture(page, folder, "page", "/limits", 690)
     picture(page, folder, "page-limit", "/limits/database", 1230)
-    picture(page, folder, "page-overview", "/overview", 1000)
+    picture(page, folder, "page-overview", "/overview", 1040)
 
 
 def main(words: list[str]) -> int:

@@ -167,6 +167,7 @@ def test_a_web_process_with_another_token(own_site: Site, own_page: Page, consol
     own_page.open("/limits")
     own_page.see("No limits yet")
     own_site.web.kill()
+    own_page.see("Is `atmost web` still running?", ".banner")
     own_site.web.forget_token()
     own_site.web.start()
     own_page.see("open the address that `atmost web` printed", ".banner")

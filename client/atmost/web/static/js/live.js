@@ -134,6 +134,7 @@ class Live {
       why = problem.status === 401 ? "This browser is not let in: open the address that `atmost web` printed." : problem.detail;
     }
     if (this.#losing !== losing) return; // it is back
+    this.#losing = null; // the next failure asks again: the reason may be another by then
     this.lost = why;
     this.changed();
   }
