@@ -24,7 +24,6 @@ from atmost.asked import Asked
 from atmost.errors import (
     AtmostError,
     DaemonOutdated,
-    DaemonUnavailable,
     GrantLost,
     LimitExists,
     ProtocolError,
@@ -311,11 +310,6 @@ def _again(message: wire.Acquire, ends: float | None, now: float) -> wire.Acquir
     if ends <= now:
         return replace(message, seen=[], late=True)
     return replace(message, seen=[], timeout_seconds=ends - now)
-
-
-def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
-    """No daemon answers at this path."""
-    return DaemonUnavailable(at.path, at.source, reason)
 
 
 def said_by(at: SocketPath, error: AtmostError) -> AtmostError:

@@ -32,6 +32,7 @@ from atmost.connecting import (
     first_that_answers,
     hung_up,
     started_or_not,
+    unavailable,
     was_leaving,
     why_not_connected,
 )
@@ -43,7 +44,6 @@ from atmost.exchange import (
     Answer,
     Exchange,
     said_by,
-    unavailable,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting

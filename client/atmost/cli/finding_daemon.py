@@ -50,8 +50,7 @@ def no_answer(scene: Scene) -> Iterator[Finding]:
         if isinstance(error, DaemonUnavailable):
             reason = error.reason
             mend = f"atmost daemon restart --socket {path}"
-            if "may not connect" in reason:
-                mend = f"ask root to let you in: ls -l {path}"
+            mend = error.advice or mend
         else:
             reason, mend = str(error), f"atmost daemon restart --socket {path}"
         yield Finding("no_answer", True, f"at {place.at.path} ({place.at.source}): {reason}", mend)
