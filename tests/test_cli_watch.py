@@ -88,6 +88,20 @@ def test_the_end_of_the_pipe_ends_it(daemon: RunningDaemon, client: Client) -> N
         assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
+def test_the_end_of_the_pipe_ends_it_also_if_nothing_happens(
+    daemon: RunningDaemon, client: Client, more: list[str]
+) -> None:
+    with start(daemon, "watch", *more, **PIPES) as process:
+        assert process.stdout is not None
+        wait_until(lambda: client.list_statistics().daemon.watchers)
+        process.stdout.close()
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGPIPE
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    wait_until(lambda: not client.list_statistics().daemon.watchers)
+
+
 @pytest.mark.parametrize("words", [["a/b"], ["a", "b"], ["--jsn"]])
 def test_nonsense(daemon: RunningDaemon, words: list[str]) -> None:
     ended = ran(daemon, "watch", *words)

@@ -173,7 +173,7 @@ def why_there_is_no_box() -> str:
 
 def install(folder: Path) -> list[str]:
     """Install atmost as into /opt/atmost. Returns what is to be bound into the box."""
-    base = _system_python()
+    base = system_python()
     venv = folder / "venv"
     subprocess.run([base, "-m", "venv", "--without-pip", str(venv)], check=True)
     pip = [*_pip(), "--python", str(venv / "bin" / "python")]
@@ -233,7 +233,7 @@ def _version(path: Path) -> tuple[int, int]:
     return (int(major), int(minor))
 
 
-def _system_python() -> str:
+def system_python() -> str:
     """A Python that the service's user can get to."""
     for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
         if _version(Path(path)) >= (3, 11):
