@@ -162,12 +162,12 @@ def _as(user: str) -> list[str]:
 def why_there_is_no_box() -> str:
     """Empty if a systemd can be booted here."""
     if os.geteuid() != 0:
-        return "it takes root"
+        return "a real systemd to test with takes root"
     if not Path("/lib/systemd/systemd").exists():
-        return "there is no systemd on this machine"
+        return "there is no systemd on this machine to test with"
     for tool in ("nsenter", "unshare", "setpriv", "setsid", "pivot_root"):
         if shutil.which(tool) is None:
-            return f"it takes {tool} (util-linux)"
+            return f"a real systemd to test with takes {tool} (util-linux)"
     return ""
 
 

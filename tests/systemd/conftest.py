@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,19 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support_tools import leave_out
 from tests.systemd import box as boxes
 from tests.systemd import host as hosts
 from tests.systemd.box import DROP_INS, STATE, USERS, Box, Python
 from tests.systemd.host import Host
-
-
-def leave_out(reason: str) -> None:
-    """Visibly; in CI, that is a failure."""
-    if reason:
-        told = f"no real systemd to test with: {reason}"
-        if os.environ.get("CI") or os.environ.get("ATMOST_CI"):
-            pytest.fail(told)
-        pytest.skip(told)
 
 
 @pytest.fixture(scope="session")
