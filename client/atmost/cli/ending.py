@@ -29,11 +29,14 @@ def watch_reader() -> None:
         raise ReaderGone
 
     def look() -> None:
-        poll = select.poll()
-        poll.register(sys.stdout, 0)  # errors alone
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
             os.kill(os.getpid(), _READER_GONE)
 
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors alone
+    except (AttributeError, OSError):  # it is closed, or no file
+        return
     signal.signal(_READER_GONE, gone)
     threading.Thread(target=look, daemon=True).start()
 
