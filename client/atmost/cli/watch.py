@@ -20,6 +20,7 @@ KIND_COLUMNS = 11
 def watch(given: Namespace) -> int:
     """Until Ctrl-C or the end of the pipe."""
     try:
+        output.write_text("")  # or that nobody can read it would be told with the first event
         ending.watch_reader()
         _watch(given)
     except ending.ReaderGone:
