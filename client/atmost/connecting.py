@@ -69,16 +69,16 @@ def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
     first, reason = tried[0]
     for other, why in tried[1:]:
         reason += f"; nor at {other.path} ({other.source}): {why}"
-    advice = next(filter(None, (_advice(at, why) for at, why in reversed(tried))), "")
+    advice = next(filter(None, (next_step(at, why) for at, why in reversed(tried))), "")
     return DaemonUnavailable(first.path, first.source, reason, advice)
 
 
 def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
     """No daemon answers at this path."""
-    return DaemonUnavailable(at.path, at.source, reason, _advice(at, reason))
+    return DaemonUnavailable(at.path, at.source, reason, next_step(at, reason))
 
 
-def _advice(at: SocketPath, reason: str) -> str:
+def next_step(at: SocketPath, reason: str) -> str:
     """What to do next; empty: start one."""
     if reason.startswith(_MAY_NOT):
         return f"ask root to let you in; who may: ls -l {shlex.quote(at.path)}"
