@@ -50,7 +50,14 @@ def test_little_is_exposed() -> None:
 
 def test_what_must_not_be_in_them() -> None:
     """Each of these was tried, and broke something that a test with root does not see."""
-    banned = ("PrivateUsers", "PrivatePIDs", "DynamicUser", "notify-reload", "/bin/kill")
+    banned = (
+        "PrivateUsers",
+        "PrivatePIDs",
+        "DynamicUser",
+        "RemoveIPC",
+        "notify-reload",
+        "/bin/kill",
+    )
     for path in UNITS.rglob("atmostd.*"):
         settings = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         for word in (*banned, "FileDescriptorStore"):
