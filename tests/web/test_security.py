@@ -240,6 +240,15 @@ def test_a_foreign_page_reads_nothing_either(web: RunningWeb) -> None:
             assert web.raw("GET", path, headers).code == "foreign_origin"
 
 
+def test_a_link_of_another_site_leads_to_the_page_and_nowhere_else(web: RunningWeb) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    headers = {**as_browser(web), **link}
+    del headers["Origin"]
+    assert web.raw("GET", "/limits/db", headers).status == 200
+    for method, path in (("GET", "/api/limits"), ("POST", "/api/limits"), ("POST", "/")):
+        assert web.raw(method, path, headers, NEW).code == "foreign_origin"
+
+
 def test_our_own_page_may(web: RunningWeb, daemon: RunningDaemon) -> None:
     assert web.raw("POST", "/api/limits", as_browser(web), NEW).status == 201
     assert web.raw("DELETE", "/api/limits/db", as_browser(web)).status == 204
