@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 
 import pytest
 
 from tests.support import RunningDaemon, wait_until
+from tests.support_tools import leave_out, needs
 from tests.web.support import Answer, RunningWeb
 
 EVERYTHING = [
@@ -240,6 +240,15 @@ def test_a_foreign_page_reads_nothing_either(web: RunningWeb) -> None:
             assert web.raw("GET", path, headers).code == "foreign_origin"
 
 
+def test_a_link_of_another_site_leads_to_the_page_and_nowhere_else(web: RunningWeb) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    headers = {**as_browser(web), **link}
+    del headers["Origin"]
+    assert web.raw("GET", "/limits/db", headers).status == 200
+    for method, path in (("GET", "/api/limits"), ("POST", "/api/limits"), ("POST", "/")):
+        assert web.raw(method, path, headers, NEW).code == "foreign_origin"
+
+
 def test_our_own_page_may(web: RunningWeb, daemon: RunningDaemon) -> None:
     assert web.raw("POST", "/api/limits", as_browser(web), NEW).status == 201
     assert web.raw("DELETE", "/api/limits/db", as_browser(web)).status == 204
@@ -331,12 +340,9 @@ def test_bytes_that_are_no_request(web: RunningWeb, data: bytes) -> None:
 # Rights
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be somebody else")
-
-
-@needs_root
 def test_who_may_not_change_is_told_why(alone: RunningDaemon) -> None:
     """The process may do what its user may: here nothing but look."""
+    leave_out("" if os.geteuid() == 0 else "it takes root, to be somebody else")
     with RunningWeb(alone, user=65534) as web:
         web.wait_for_daemon()
         rights = web.get("/api/session")["rights"]
@@ -359,10 +365,9 @@ def bearer(web: RunningWeb) -> tuple[str, str]:
 
 def curl(web: RunningWeb, path: str, *options: str) -> tuple[int, str]:
     """The status, and the code of a problem, by curl itself."""
-    command = shutil.which("curl")
-    assert command, "this test takes curl: sudo apt install curl"
+    needs("curl")
     done = subprocess.run(
-        [command, "-sS", "-w", "\n%{http_code}", *options, f"http://{web.host}{path}"],
+        ["curl", "-sS", "-w", "\n%{http_code}", *options, f"http://{web.host}{path}"],
         capture_output=True,
         text=True,
         check=True,

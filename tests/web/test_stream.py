@@ -230,7 +230,10 @@ def test_two_thousand_connections_that_say_nothing(web: RunningWeb) -> None:
         if len(opened) > bounds.CONNECTIONS_MAX:
             data = wait_until(lambda: peek(opened[-1]), "the last one is refused")
             assert data.startswith(b"HTTP/1.1 503 ")
+        half = opened[1]  # the second request of this one never comes to an end
+        half.sendall(f"GET / HTTP/1.1\r\nHost: {web.host}\r\n\r\nGET / HTTP/1.1\r\n".encode())
         wait_until(lambda: not alive(opened[0]), "who says nothing is closed")
+        wait_until(lambda: drained(half), "and who says half a request")
         assert web.ask("GET", "/api/session").status == 200
     finally:
         for one in opened:
@@ -241,6 +244,18 @@ def peek(of: socket.socket) -> bytes:
     with contextlib.suppress(BlockingIOError):
         return of.recv(1000, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     return b""
+
+
+def drained(of: socket.socket) -> bool:
+    """Whether it is closed, once all that came was read."""
+    with contextlib.suppress(BlockingIOError):
+        try:
+            while of.recv(65536, socket.MSG_DONTWAIT):
+                pass
+        except ConnectionError:
+            pass
+        return True
+    return False
 
 
 def alive(of: socket.socket) -> bool:

@@ -15,6 +15,9 @@ from atmost.asked import Limit
 from atmost.web.rows import Holder, Waiter, decay_words
 
 
+EXPLAINED = 20  # waiting requests of one limit of which a daemon says what they lack
+
+
 class Wanted(Struct, frozen=True):
     """A limit as somebody wants it. None: as it is."""
 
@@ -105,7 +108,7 @@ def _goes(line: Sequence[Waiter], slots: int, free: float, active: bool) -> tupl
 
 def _is_told(line: Sequence[Waiter]) -> bool:
     """Whether it is known of all in line what they lack: then all have a place there."""
-    return len(line) <= 20
+    return len(line) <= EXPLAINED
 
 
 def _starting(starts: int, waiting: int, exact: bool) -> str:

@@ -10,6 +10,8 @@ Rule 4: every answer forbids what our page does not need, and data is never cach
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import time
 from collections.abc import Collection
@@ -159,7 +161,9 @@ class Gate:
         own_site = site is None or site in OWN_SITES
         if changes and not by_bearer and origin is None and site is None:
             own_origin = False  # a cookie alone does not show where it comes from
-        if not own_origin or (not own_site and not _is_navigation(asked.headers)):
+        # A link of another site may lead to the page, but not to data, and never changes anything.
+        is_link = not changes and not _is_data(asked.url.path) and _is_navigation(asked.headers)
+        if not own_origin or not (own_site or is_link):
             raise Problem(
                 403,
                 "foreign_origin",
@@ -234,11 +238,13 @@ def too_large() -> Problem:
 async def discard_body(receive: Receive) -> None:
     """Read what is still being sent, up to a bound: else its sender may never read our answer."""
     left = bounds.BODY_DISCARDED_BYTES_MAX
-    while left > 0:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
-        left -= len(message.get("body", b""))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(bounds.BODY_SECONDS):
+            while left > 0:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+                left -= len(message.get("body", b""))
 
 
 def _is_data(path: str) -> bool:

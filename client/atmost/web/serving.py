@@ -145,7 +145,10 @@ class Server(uvicorn.Server):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's, with a bound on connections, and on the time until a first request has come."""
+    """uvicorn's, with a bound on connections, and on the time until the head of a request has come."""
+
+    _refused = False
+    _due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody connected."""
@@ -155,14 +158,20 @@ class Protocol(H11Protocol):
             self._refused = True
             return
         super().connection_made(transport)
-        self._due = self.loop.call_later(bounds.HEAD_SECONDS, self._look)
+        self._wait_for_head()
 
-    _refused = False
-    _due: asyncio.TimerHandle | None = None
+    def _wait_for_head(self) -> None:
+        if self._due is None:
+            self._due = self.loop.call_later(bounds.HEAD_SECONDS, self._look)
 
     def _look(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        self._due = None
+        if self._is_idle() and not self.transport.is_closing():
             self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It ended."""
@@ -173,8 +182,11 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        if not self._refused:
-            super().data_received(data)
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._is_idle():  # a part of a head
+            self._wait_for_head()
 
     def eof_received(self) -> None:
         """The other end says no more."""
