@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ from selenium.webdriver import Chrome
 from tests.browser import chromium
 from tests.browser.page import Page
 from tests.browser.site import Site
+from tests.support_tools import leave_out
 
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """The browser."""
-    reason = chromium.why_there_is_none()
-    if reason:
-        if os.environ.get("CI") or os.environ.get("ATMOST_CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    leave_out(chromium.why_there_is_none())
     started = chromium.start(tmp_path_factory.mktemp("chromium"))
     yield started
     started.quit()
