@@ -14,7 +14,6 @@ from msgspec import Struct
 from atmost.asked import Limit
 from atmost.web.rows import Holder, Waiter, decay_words
 
-
 EXPLAINED = 20  # waiting requests of one limit of which a daemon says what they lack
 
 
