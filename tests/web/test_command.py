@@ -115,6 +115,8 @@ def test_open_gives_a_browser_a_file_that_only_we_can_read(
         assert stat.S_IMODE(page.stat().st_mode) == 0o600
         assert page.stat().st_uid == os.geteuid()
         assert f"url={web.url}" in page.read_text()
+        web.stop()
+        assert not page.exists(), "it was needed once"
 
 
 def test_ctrl_c_ends_it_without_a_word(alone: RunningDaemon) -> None:

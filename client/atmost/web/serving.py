@@ -7,6 +7,7 @@ import contextlib
 import errno
 import html
 import logging
+import os
 import resource
 import socket
 import sys
@@ -14,7 +15,6 @@ import tempfile
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from msgspec import Struct
@@ -78,32 +78,36 @@ def serve(choices: Choices, talk: Say, tell: Say) -> int:
                 "put a proxy with TLS in front"
             )
 
-        async def started() -> None:
-            tell(secret)
-            if choices.open:
-                await asyncio.to_thread(open_browser, secret)
-
-        asyncio.run(_serve(choices, token, listener, started, talk))
+        asyncio.run(_serve(choices, token, listener, secret, talk, tell))
     return 0
 
 
 async def _serve(
-    choices: Choices, token: str, listener: socket.socket, started: Callable[[], Any], talk: Say
+    choices: Choices, token: str, listener: socket.socket, secret: str, talk: Say, tell: Say
 ) -> None:
     client, feed = new_feed(choices.socket)
 
+    async def started(at_the_end: contextlib.ExitStack) -> None:
+        tell(secret)
+        if choices.open:
+            folder = tempfile.TemporaryDirectory(prefix="atmost-")
+            page = os.path.join(at_the_end.enter_context(folder), "open.html")
+            await asyncio.to_thread(open_browser, secret, page)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(feed.run())
-        starting = asyncio.create_task(started())
-        saying = asyncio.create_task(_say_if_gone(feed, talk))
-        try:
-            yield
-        finally:
-            for task in (following, starting, saying):
-                task.cancel()
-            await asyncio.gather(following, starting, saying, return_exceptions=True)
-            client.close()
+        with contextlib.ExitStack() as at_the_end:  # uvicorn ends the process by the signal itself
+            tasks = [
+                asyncio.create_task(each)
+                for each in (feed.run(), started(at_the_end), _say_if_gone(feed, talk))
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                client.close()
 
     port: int = listener.getsockname()[1]
     app = new_app(client, feed, choices.socket, lifespan)
@@ -226,10 +230,10 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on {host}, port {port}: {error.strerror or error}"
 
 
-def open_browser(secret: str) -> None:
+def open_browser(secret: str, path: str) -> None:
     """Have a browser open the address, by a file that only this user can read: a command line can be read
     by everybody."""
-    file, path = tempfile.mkstemp(prefix="atmost-", suffix=".html")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(file, "w") as page:
         page.write(
             '<!doctype html><meta charset="utf-8"><title>atmost</title>'
