@@ -200,6 +200,14 @@ class ListTemplates(Message, frozen=True, array_like=True, tag="list_templates")
     after: int = 0  # go on behind so many of them
 
 
+class ListDeleted(Message, frozen=True, array_like=True, tag="list_deleted"):
+    """Limits and templates of the configuration file that somebody has deleted since: what making them
+    again would change. Answer: Changes, whose version means nothing."""
+
+    request: int
+    after: int = 0  # go on behind so many of them
+
+
 class Watch(Message, frozen=True, array_like=True, tag="watch"):
     """What happens from now on, until a Release or the end of the connection. Answers: Events, one
     after another; or Failed."""
@@ -258,6 +266,7 @@ ClientMessage = (
     | ListChanges
     | Commit
     | ListTemplates
+    | ListDeleted
     | Watch
     | ReleaseGrant
     | ResetSpent
@@ -557,7 +566,7 @@ DaemonMessage = (
 # Requests that version 1 does not know.
 NEW_IN_2: frozenset[type[Message]] = frozenset(
     {
-        *(Reload, Draft, ListChanges, Commit, ListTemplates),
+        *(Reload, Draft, ListChanges, Commit, ListTemplates, ListDeleted),
         *(Watch, ReleaseGrant, ResetSpent, Explain, ListStatistics),
     }
 )

@@ -40,6 +40,7 @@ from atmost.wire import (
     Keep,
     Limits,
     ListChanges,
+    ListDeleted,
     ListLimits,
     ListStatistics,
     ListTemplates,
@@ -78,7 +79,16 @@ from atmostd.turn import Turn
 _log = logging.getLogger(__name__)
 
 
-Question = ReadLimit | ListLimits | ListTickets | ListTemplates | Status | Explain | ListStatistics
+Question = (
+    ReadLimit
+    | ListLimits
+    | ListTickets
+    | ListTemplates
+    | ListDeleted
+    | Status
+    | Explain
+    | ListStatistics
+)
 
 
 class Host(Protocol):
@@ -466,6 +476,8 @@ class Connection(asyncio.Protocol):
                 return Tickets(request, *listing.page_of_tickets(registry, name, *behind, now))
             case ListTemplates(request=request, after=after_count):
                 return Templates(request, *listing.page_of_templates(registry, after_count))
+            case ListDeleted(request=request, after=after_count):
+                return wire.Changes(request, *listing.page_of_deleted(registry, after_count), 0)
             case Status(request=request):
                 return self._host.status(request)
             case Explain(request=request):
@@ -575,6 +587,7 @@ _OF_CONNECTION: dict[type, Callable[[Connection, Any], None]] = {
     Draft: Connection._take_draft,
     ReadLimit: Connection._ask,
     ListTemplates: Connection._ask,
+    ListDeleted: Connection._ask,
     ListLimits: Connection._ask,
     ListTickets: Connection._ask,
     Status: Connection._ask,

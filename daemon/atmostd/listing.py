@@ -8,12 +8,16 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import TypeVar
+
+from msgspec.structs import astuple
 
 from atmost.wire import (
     FRAME_BYTES_MAX,
     Change,
+    Declaration,
     LimitRecord,
     Message,
     TemplateRecord,
@@ -75,6 +79,23 @@ def page_of_templates(registry: Registry, after: int) -> tuple[list[TemplateReco
         )
 
     return page_of(map(record, registry.templates.rows[max(0, after) :]))
+
+
+def page_of_deleted(registry: Registry, after: int) -> tuple[list[Change], bool]:
+    """What the configuration file has and nobody else: behind the first `after`, and whether there is
+    more."""
+    there = {row.match for row in registry.templates.rows}
+    limits = registry.actors
+
+    def changes() -> Iterator[Change]:
+        for name, said in registry.word.limits.items():
+            if name not in limits:
+                yield Change("limit", name, None, Declaration(*astuple(said)))
+        for row in registry.word.templates:
+            if row.match not in there:
+                yield Change("template", row.match, None, Declaration(*astuple(row)))
+
+    return page_of(islice(changes(), max(0, after), None))
 
 
 def page_of_changes(changes: list[Change], after: int) -> tuple[list[Change], bool]:
