@@ -36,10 +36,12 @@ _KEY = re.compile(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")
 T = TypeVar("T")
 
 
-def read_file(path: str) -> bytes:
-    """The bytes of a file. Raises ConfigInvalid: it can't be read, or is too long."""
+def read_file(path: str, check: Callable[[int], None] = lambda descriptor: None) -> bytes:
+    """The bytes of a file. Raises ConfigInvalid: it can't be read, or is too long; or what `check`
+    raises of what was opened."""
     try:
         with open(path, "rb", opener=_not_blocking) as file:
+            check(file.fileno())
             data = file.read(FILE_BYTES_MAX + 1) or b""
     except OSError as error:
         raise ConfigInvalid(path, [f"cannot read it: {error.strerror or error}"]) from error
