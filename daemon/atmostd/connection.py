@@ -389,7 +389,7 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(f"request {message.request} is in use")
         events = self._host.registry.events
         self._watching[message.request] = events.watch(
-            message.request, message.name, self, self._client(), self._is_admin
+            message.request, message.name, self, self._uid, self._is_admin
         )
 
     def stop_watching(self, request: int) -> None:
