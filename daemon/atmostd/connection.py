@@ -138,6 +138,7 @@ class Connection(asyncio.Protocol):
         self._watching: dict[int, Watching] = {}  # by request
         self._slow = False  # it has not read what it was sent
         self._turned_away = False
+        self._is_proof = False  # our own (watch.py), which is no client and does not count as one
         self._uid = -1
         self._is_admin = False  # may change limits
         self._draft: Uploaded | None = None
@@ -147,7 +148,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
         ours = transport.get_extra_info("socket")
-        _, self._uid, _ = credentials(ours)
+        pid, self._uid, _ = credentials(ours)
+        self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
+        if pid == os.getpid():
+            self._is_proof = True
+            return
         self._is_admin = self._host.admins.include(ours)
         refusal = self._host.door.refusal(self._uid, self._is_admin)
         if refusal is not None:
@@ -156,7 +161,6 @@ class Connection(asyncio.Protocol):
         self._host.door.enter(self._uid)
         self._host.connections.add(self)
         self.order = self._host.door.entered
-        self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
         if self._turned_away:
@@ -180,8 +184,7 @@ class Connection(asyncio.Protocol):
             self._host.registry.events.forget(self._watching.values())
             self._watching = {}
         self._uncount()
-        if self._hello_due is not None:
-            self._hello_due.cancel()
+        self._forget_hello()
         if self.read_all is not None and not self.read_all.done():
             self.read_all.set_result(None)
         session, self._session = self._session, None
@@ -233,11 +236,17 @@ class Connection(asyncio.Protocol):
     def _no_hello(self) -> None:
         self._refuse(ProtocolError(f"no hello within {self._host.bounds.hello_seconds:g} s"))
 
+    def _forget_hello(self) -> None:
+        if self._hello_due is not None:
+            self._hello_due.cancel()
+            self._hello_due = None
+
     def _turn_away(self, error: TooMany) -> None:
         """There are too many connections. A client that can't send its hello any more may not even look
         for what we say, so it gets the time to; but not for long, and not many of them."""
         assert self._transport is not None
         self._turned_away = True
+        self._forget_hello()
         self._fail(0, error)
         self.flush()
         if len(self._host.refused) >= config.REFUSED_AT_ONCE_MAX:
@@ -335,10 +344,11 @@ class Connection(asyncio.Protocol):
             raise other_version(message.protocol)
         if len(message.session) != wire.SESSION_BYTES:
             raise ProtocolError(f"a session of {len(message.session)} bytes")
-        assert self._hello_due is not None
         assert self._transport is not None
-        self._hello_due.cancel()
-        self._hello_due = None
+        self._forget_hello()
+        if self._is_proof:
+            self.send(Welcome(version, paths.version(), os.getpid()))
+            return
         try:
             peer = self._host.processes.at(self._transport.get_extra_info("socket"))
         except ProcessLookupError:
