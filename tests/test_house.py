@@ -78,6 +78,7 @@ CLIENT_ORDER = [
     "sync_reconnecting",
     "sync_caller",
     "sync_socket",
+    "restarting",
     "starting",
     "connecting",
     "exchange",

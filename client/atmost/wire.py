@@ -444,6 +444,7 @@ class Explanation(Message, frozen=True, array_like=True):
     slots: dict[str, int]  # all that it asks
     lacks: list[Lack]  # the limits for which it waits
     keeps: bool  # it was passed so often that its lines wait for it now
+    lacks_total: int = 0  # how many limits it waits for, told here or not
 
 
 class Explanations(Message, frozen=True, array_like=True, tag="explanations"):
@@ -454,6 +455,7 @@ class Explanations(Message, frozen=True, array_like=True, tag="explanations"):
     total: int  # how many wait, told here or not
     held: list[TicketRecord]  # what the process that was asked for holds; of a limit: who holds it
     limits: list[LimitRecord]  # the limit that was asked for
+    held_total: int = 0  # how many there are of `held`, told here or not
 
 
 class LimitStatistics(Message, frozen=True, array_like=True):
@@ -479,6 +481,7 @@ class LimitStatistics(Message, frozen=True, array_like=True):
     hold_buckets: list[int]
     mean_hold_seconds: float | None  # of recent holders
     origin: str = ""  # hand, file, template or implicit; empty: not known
+    template: str = ""  # the pattern of the template that has made it; empty: none, or not known
 
 
 class DaemonStatistics(Message, frozen=True, array_like=True):
