@@ -235,6 +235,7 @@ class Connection(asyncio.Protocol):
     def _start(self, frame: bytes) -> None:
         if not self._connected:
             if self._away.hurry(time.monotonic()):
+                self._restarting.hurry()
                 self._stop_timer()
             self._go_on()
         self._send(frame)

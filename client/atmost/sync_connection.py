@@ -258,6 +258,7 @@ class Connection(Streams):
                 self._calls[number] = call
                 self._send(frame)
                 if not self._connected and self._away.hurry(time.monotonic()):
+                    self._restarting.hurry()
                     self._poke()
             self._wait(call, None if patience is None else time.monotonic() + patience)
             answer = call.answer
