@@ -36,6 +36,7 @@ from atmostd.records import (
     Went,
 )
 from atmostd.refusals import Refusals
+from atmostd.snapshot import SavedDeclaration
 from atmostd.templated import Templated
 from atmostd.ticket import (
     Arrive,
@@ -181,18 +182,21 @@ class Registry:
         elif origin == TEMPLATE:
             self._templated.add(actor, None)
 
-    def declare(self, word: Word, templates: TemplateRows) -> None:
-        """What the configuration file says now, and the templates in force."""
+    def declare(
+        self, word: Word, templates: TemplateRows, said: list[SavedDeclaration] | None = None
+    ) -> None:
+        """What the configuration file says now, and the templates in force. `said`: its limits, encoded
+        already."""
         self.word = word
         if templates != self.templates.rows:
             self.templates = Templates(templates)
-        self._note_record(self.declares())
+        self._note_record(self.declares(said))
 
-    def declares(self) -> Declares:
+    def declares(self, said: list[SavedDeclaration] | None = None) -> Declares:
         """The same for the journal."""
         word = self.word
-        said_limits, said_templates = list(word.limits.values()), list(word.templates)
-        return Declares(list(self.templates.rows), said_limits, said_templates)
+        said_limits = list(word.limits.values()) if said is None else said
+        return Declares(list(self.templates.rows), said_limits, list(word.templates))
 
     def made_by_requests(self) -> list[str]:
         """The names of all limits that nobody has declared: their templates have made them, or nobody."""
