@@ -23,6 +23,7 @@ from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry, request_of
 from atmostd.session import Session, Sessions
+from atmostd.slates import Slates
 from atmostd.snapshot import SavedTemplate
 from atmostd.ticket import Delete, Edit, State, Ticket
 from atmostd.turn import Turn
@@ -114,7 +115,7 @@ class World:
         )
         self.registry.templates = Templates((SavedTemplate("gp?", 2, 0.3),))
         self.sessions = Sessions(
-            self.registry, processes, self.clock, self.journal, bounds, refusals
+            self.registry, processes, self.clock, self.journal, bounds, refusals, Slates(folder)
         )
         self._recorded = self.journal.open()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,23 @@ from typing import TypeVar
 
 from atmost.errors import DaemonUnavailable
 from atmost.sync import Client
+from atmostd.slates import Slates
 
 PATIENCE_SECONDS = 30.0  # before a state that never comes fails a test; never part of its outcome
 LOOK_SECONDS = 0.002
 
 T = TypeVar("T")
+
+_started: set[Path] = set()  # runtime folders
+
+
+def _take_away_what_they_lent() -> None:
+    """To other users, in a folder that is not the test's own: a daemon that is killed leaves it there."""
+    for folder in _started:
+        shutil.rmtree(Slates(folder)._shared, ignore_errors=True)
+
+
+atexit.register(_take_away_what_they_lent)
 
 
 def wait_until(state: Callable[[], T], what: str = "") -> T:
@@ -64,6 +78,7 @@ class RunningDaemon:
         return self.process.pid
 
     def start(self) -> RunningDaemon:
+        _started.add(self.folder / "run")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.arguments, stdin=subprocess.DEVNULL, stderr=log, env=self.environ

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -30,6 +30,9 @@ from atmost.errors import (
     ProtocolError,
 )
 from atmost.paths import SocketPath
+
+if TYPE_CHECKING:
+    from atmost.slate import Slate  # only the blocking client needs it
 
 HELLO_SECONDS = 5.0  # a daemon that runs says welcome in well under a millisecond
 ANSWER_SECONDS = 30.0  # a change waits for the disk; everything else is answered at once
@@ -61,8 +64,11 @@ class AskedTwice(Exception):
 class Exchange:
     """Numbers requests, pairs answers with them, and knows what this session has."""
 
-    def __init__(self, command: list[str] | None = None) -> None:
+    def __init__(self, command: list[str] | None = None, wants_slate: bool = False) -> None:
         self._command = command
+        self.wants_slate = wants_slate  # no thread of this client notices that a connection is lost
+        self.slate: Slate | None = None  # the latest one that was lent to this session
+        self._let_go_early: list[int] = []  # on this connection, before it had a slate
         self._session = os.urandom(wire.SESSION_BYTES)  # names it across reconnects
         self._frames = wire.FrameReader()  # of this connection
         self._last_request = 0  # rises across reconnects
@@ -87,6 +93,7 @@ class Exchange:
         """The first bytes of a connection."""
         self._frames = wire.FrameReader()
         self.welcomed = False
+        self._let_go_early = []
         command = self._command
         if command is None:
             command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
@@ -99,6 +106,7 @@ class Exchange:
                 user=_user(),
                 client=f"atmost-python/{paths.version()}",
                 newest=wire.PROTOCOL_VERSION,
+                slate=self.wants_slate,
             )
         )
 
@@ -138,10 +146,33 @@ class Exchange:
 
     def release(self, number: int) -> bytes:
         """Let go of whatever the request has."""
+        slate = self.slate
+        if slate is not None:  # first: the frame may not be read by anybody
+            slate.ring[next(slate.places)] = number
+        if self.wants_slate and not self.welcomed:
+            self._let_go_early.append(number)
         self._waiting.pop(number, None)
         self._held.pop(number, None)
         self._questions.pop(number, None)
         return wire.encode(wire.Release(number))
+
+    def borrow(self, slate: Slate | None) -> None:
+        """What was lent with this welcome. If nothing was, the one before is as good: it may be looked at
+        still. If something was, it may not be."""
+        if slate is not None:
+            self.slate = slate
+            for number in self._let_go_early:
+                slate.ring[next(slate.places)] = number
+        self._let_go_early = []
+
+    def note_end(self) -> None:
+        """The connection will be closed, which lets go of all but what belongs to the process. Nobody may
+        see that, either."""
+        slate = self.slate
+        if slate is not None:
+            for number, (message, _) in (*self._held.items(), *self._waiting.items()):
+                if not (message.by_process and number in self._held):
+                    slate.ring[next(slate.places)] = number
 
     # Who is inside what
 

@@ -397,6 +397,7 @@ class Client:
                             self._reconnect_seconds,
                             level,
                             self._start,
+                            slate=self._command is None,  # who runs a command is soon gone
                         )
                         if level:
                             self._above[level] = connection

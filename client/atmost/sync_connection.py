@@ -5,10 +5,10 @@ when it has its own answer, the next one leads. A thread that is alone pays no h
 
 When the connection is lost, the leader connects again and says all that this session has
 (exchange.py); who holds notices nothing. If nobody waits, a helper thread does it, which ends as soon
-as the daemon knows. So the loss has to be noticed, by a call, a release or the end of a block: the
-release that a daemon had not read yet when it was killed, of a process that never calls us again, is
-made good when that process ends. (A thread that always watches would make every fork the fork of a
-process with threads.)
+as the daemon knows. So the loss has to be noticed, by a call, a release or the end of a block: for the
+release that a daemon had not read yet when it was killed, of a process that never calls us again, there
+is the slate (slate.py). (A thread that always watches would make every fork the fork of a process with
+threads.)
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from atmost.exchange import (
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
 from atmost.restarting import Restarting
+from atmost.slate import lent
 from atmost.sync_caller import Caller, this_thread
 from atmost.sync_reconnecting import (
     HELPER,
@@ -109,15 +110,16 @@ class Connection(Streams):
         seconds: float,
         level: int = 0,
         start: bool = True,
+        slate: bool = True,
     ) -> Connection:
-        """Connect and shake hands; `start` a daemon if none is there and one may be. Raises
-        DaemonUnavailable, ProtocolError, or what else the daemon refuses with."""
+        """Connect and shake hands; `start` a daemon if none is there and one may be; have a `slate` lent.
+        Raises DaemonUnavailable, ProtocolError, or what else the daemon refuses with."""
         places = socket_paths(given)
         hang_ups = 0
         while True:
-            connected = Socket()
+            connected = Socket(takes_descriptor=slate)
             at = _connect(connected, places, start)
-            connection = cls(Exchange(command), at, connected, seconds, level, start)
+            connection = cls(Exchange(command, slate), at, connected, seconds, level, start)
             try:
                 connection._shake_hands()
                 return connection
@@ -203,6 +205,7 @@ class Connection(Streams):
         self.lost = unavailable(self._at, "the session is that of the parent process")
         for stream in self._streams.values():
             stream.frames.failure = self.lost
+        self._exchange.slate = None  # it is the parent's
         self._socket.close()
 
     # What was put down: rule 5. It may be done twice, by two threads or after an interruption.
@@ -226,6 +229,7 @@ class Connection(Streams):
                 if self._connected and self._socket.has_ended():  # who reads has not looked yet
                     self._exchange.disconnected()
                 unsettled = self._exchange.unsettled and not self._exchange.welcomed
+                self._exchange.note_end()
                 self._lose(unavailable(self._at, reason))
                 if unsettled:
                     settle(self._exchange, self._at)
@@ -386,6 +390,7 @@ class Connection(Streams):
                 self._socket.received.clear()
                 if self._exchange.refusal is not None:
                     raise self._exchange.refusal
+            self._exchange.borrow(lent(self._socket.descriptor()))
             self._socket.limit(None)
         except AtmostError as error:
             raise said_by(self._at, error) from error.__cause__
@@ -427,6 +432,7 @@ class Connection(Streams):
                     self._answer(call, answer)
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
+                self._exchange.borrow(lent(self._socket.descriptor()))
                 self._away.back()
                 self._restarting.back()
             if HELPER in self._calls and not self._exchange.unsettled:

@@ -8,25 +8,36 @@ thread sends and looks whether something is unread, under the connection's lock.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import os
 import select
 import socket
 from collections import deque
+from operator import itemgetter
+from typing import Any
 
 from atmost.asked import PATIENCE_SECONDS_MAX
 from atmost.connecting import check_owner
 from atmost.exchange import HELLO_SECONDS, RECEIVE_BYTES
 from atmost.paths import SocketPath
 
+_DESCRIPTOR_BYTES = socket.CMSG_LEN(array.array("i").itemsize)  # room for one
+
 
 class Socket:
     """One connection after another; at first none."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes_descriptor: bool = False) -> None:
+        """`takes_descriptor`: one that comes with the first answer is kept. Any other is closed by the
+        kernel."""
         self.received: deque[int] = deque()  # how many bytes are there and were not taken yet
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self.unsent = b""  # what begins a connection, and what was sent behind it
         self._sent: deque[int] = deque()  # how much of that was sent, piece by piece
+        self._takes_descriptor = takes_descriptor
+        self._looks = False  # for a descriptor, on this connection
+        self._came_with: dict[int, Any] = {}  # what came beside bytes, in order
         self._unread = select.poll()  # of this socket, or of none
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.close()
@@ -45,6 +56,7 @@ class Socket:
     def connect(self, at: SocketPath) -> None:
         """A Unix socket connects at once or not at all. Raises OSError."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._looks = self._takes_descriptor
         try:
             self._socket.settimeout(HELLO_SECONDS)
             self._socket.connect(at.path)
@@ -102,8 +114,29 @@ class Socket:
 
     def receive(self) -> None:
         """Wait for bytes, or for the end: none. Raises OSError."""
+        if self._looks:
+            self._receive_with_descriptor()
+            return
         # One call into C: rule 1.
         self.received.extend(map(self._socket.recv_into, (self._buffer,)))
+
+    def _receive_with_descriptor(self) -> None:
+        receive, flags = self._socket.recvmsg_into, socket.MSG_CMSG_CLOEXEC
+        messages = map(receive, ((self._buffer,),), (_DESCRIPTOR_BYTES,), (flags,))
+        kept = map(self._came_with.setdefault, (len(self._came_with),), messages)
+        self.received.extend(map(itemgetter(0), kept))  # one call into C: rule 1
+
+    def descriptor(self) -> int | None:
+        """The one that came with the first answer, if one did; the caller has to close it. No other will
+        be taken on this connection."""
+        self._looks = False
+        found = None
+        for place in list(self._came_with):
+            _, beside, *_ = self._came_with.pop(place)
+            for level, kind, data in beside:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    found = _first_of(data, found)
+        return found
 
     def piece(self) -> memoryview:
         """What was received."""
@@ -121,3 +154,19 @@ class Socket:
         """Without a word to the other end: a forked child closes its copy."""
         self._unread = select.poll()  # the number may soon be another file's
         self._socket.close()
+        if self._came_with:
+            descriptor = self.descriptor()
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def _first_of(data: bytes, found: int | None) -> int | None:
+    """Of these descriptors, unless one was found before; the others are closed."""
+    descriptors = array.array("i")
+    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    for descriptor in descriptors:
+        if found is None:
+            found = descriptor
+        else:
+            os.close(descriptor)
+    return found

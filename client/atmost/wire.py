@@ -58,6 +58,7 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
     user: str
     client: str  # implementation and version, for the operator
     newest: int = 0  # the newest version that the client speaks, if it is another
+    slate: bool = False  # lend it one (slate.py): its descriptor comes with the Welcome
 
 
 class Acquire(Message, frozen=True, array_like=True, tag="acquire"):

@@ -51,6 +51,7 @@ from atmostd.server import (
 )
 from atmostd.session import Sessions
 from atmostd.settings import Settings
+from atmostd.slates import Slates
 from atmostd.snapshot import State
 from atmostd.store import Store, StoreError
 from atmostd.systemd import Manager, NotUsable
@@ -101,7 +102,13 @@ class Daemon:
             self.refusals,
         )
         self.sessions = Sessions(
-            self.registry, self.processes, self.clock, journal, self.bounds, self.refusals
+            self.registry,
+            self.processes,
+            self.clock,
+            journal,
+            self.bounds,
+            self.refusals,
+            Slates(settings.runtime_dir),
         )
         self._tokens = Tokens(self.registry, settings.runtime_dir, self._boot_id)
         self.configuration = Configuration(
@@ -203,6 +210,7 @@ class Daemon:
         await self._stop_in_order()
         self._loop_delay.stop()
         self._alarm.close()
+        self.sessions.slates.close()
         self._journal.close()
 
     def bounds_within(self, bounds: Bounds) -> Bounds:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, assert_never, cast
 
@@ -359,7 +360,31 @@ class Connection(asyncio.Protocol):
         self._session.attach(self)
         user = self._session.user or "?"
         self.operator = f"{user} (uid {self._uid}, pid {self._session.pid})"
-        self.send(Welcome(version, paths.version(), os.getpid()))
+        welcome = Welcome(version, paths.version(), os.getpid())
+        if not (message.slate and self._send_with_slate(welcome, message.session)):
+            self.send(welcome)
+
+    def _send_with_slate(self, welcome: Welcome, session: bytes) -> bool:
+        """At once, and beside the transport, which can't send a descriptor: nothing else was sent here, and
+        a welcome tells nothing that has to be in the journal before. Returns whether it was sent."""
+        assert self._transport is not None
+        assert self._session is not None
+        slate = self._host.sessions.slates.lend(session, self._session.uid)
+        if slate is None:
+            return False
+        frame = wire.encode(welcome)
+        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, slate.to_bytes(4, sys.byteorder))]
+        try:
+            descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=descriptor) as ours:
+                sent = ours.sendmsg([frame], beside, socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        finally:
+            os.close(slate)
+        if sent < len(frame):
+            self._transport.write(frame[sent:])
+        return True
 
     @property
     def asks(self) -> bool:

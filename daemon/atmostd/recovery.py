@@ -107,7 +107,18 @@ class Recovery:
         for ticket in list(self._tickets.values()):
             if request_of(ticket).asker is _NOBODY:
                 leave(ticket)
+        self._let_go_of_what_slates_say()
         self._sessions.end_idle(list(self._sessions))
+        self._sessions.slates.keep_only(session.began.session for session in self._sessions)
+
+    def _let_go_of_what_slates_say(self) -> None:
+        """Releases that the daemon before had not read, or not written down."""
+        for session in self._sessions:
+            for request in self._sessions.slates.read(session.began.session, session.uid):
+                ticket = session.tickets.get(request)
+                if ticket is not None:
+                    leave(ticket)
+                    session.drop(ticket)
 
     def _take(self, record: AnyRecord) -> None:
         match record:

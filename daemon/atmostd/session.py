@@ -27,6 +27,7 @@ from atmostd.peer import Peer, Processes
 from atmostd.records import Revoked, SessionBegan, SessionEnded
 from atmostd.refusals import Refusals
 from atmostd.registry import Registry, Request, request_of
+from atmostd.slates import Slates
 from atmostd.ticket import ARRIVING, ENDED, HELD, WAITING, Ticket
 
 
@@ -369,12 +370,14 @@ class Sessions:
         notes: Notes,
         bounds: Bounds,
         refusals: Refusals,
+        slates: Slates,
     ) -> None:
         self.registry = registry
         self.bounds = bounds
         self.refusals = refusals
         self.clock = clock
         self.notes = notes
+        self.slates = slates
         self.loop = asyncio.get_running_loop()
         self._processes = processes
         self.held_back: list[tuple[Session, Acquire]] | None = None  # None: nothing is
@@ -450,6 +453,7 @@ class Sessions:
     def forget(self, session: Session) -> None:
         if self._by_name.pop(session.began.session, None) is not None:
             self._counted.leave(session.uid)
+            self.slates.forget(session.began.session, session.uid)
 
     def end_idle(self, sessions: Iterable[Session]) -> None:
         """Those that have nothing and are not here need no longer be known."""

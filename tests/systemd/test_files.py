@@ -57,7 +57,14 @@ def test_what_must_not_be_in_them() -> None:
     """Each of these was tried, and broke something that a test with root does not see."""
     for path in UNITS.rglob("atmostd.*"):
         settings = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-        for word in ("PrivateUsers", "PrivatePIDs", "DynamicUser", "notify-reload", "/bin/kill"):
+        for word in (
+            "PrivateUsers",
+            "PrivatePIDs",
+            "RemoveIPC",
+            "DynamicUser",
+            "notify-reload",
+            "/bin/kill",
+        ):
             assert not any(word in line for line in settings), f"{path}: {word}"
         assert not any(line.startswith("ListenStream=@") for line in settings)
 

@@ -70,6 +70,33 @@ def test_nobody_loses_anything(box: Box, way: str) -> None:
     assert box.tickets("waiting") == waiters[2:]
 
 
+LEAVES_AND_COMPUTES = """
+import os, time
+from atmost.sync import acquire
+grant = acquire("db")
+while not os.path.exists("/run/leave"):
+    time.sleep(0.01)
+grant.release()
+open("/tmp/left", "w").close()
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("user", ["ann", ""], ids=["user", "root"])
+def test_a_release_that_the_killed_daemon_never_read(box: Box, user: str) -> None:
+    """Of a program that never calls again; what was lent to it outlives the end of the service."""
+    box.sh("rm", "-f", "/run/leave", "/tmp/left")
+    box.atmost("create", "db", "--limit", "1")
+    box.job("test-computes", "/opt/atmost/bin/python", "-c", LEAVES_AND_COMPUTES, user=user)
+    box.wait_for("held", 1)
+    box.sh("systemctl", "kill", "-s", "STOP", "atmostd.service")
+    box.write("/run/leave", "")
+    wait_until(lambda: box.ran("test", "-e", "/tmp/left").returncode == 0)
+    box.sh("systemctl", "kill", "-s", "KILL", "atmostd.service")
+    assert box.tickets("held") == []
+    assert box.runs("test-computes")
+
+
 def test_sees_other_users_die(box: Box) -> None:
     """As a user of no privileges: while it is there, and before it came back."""
     box.atmost("create", "db", "--limit", "2")
