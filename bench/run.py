@@ -73,6 +73,7 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     for number in INTERRUPTIONS:
         signal.signal(number, signal.default_int_handler)
     tables: dict[str, Table] = {}
+    took: dict[str, float] = {}
     code = 0
     begun = time.time()
     about: dict[str, Any] = {}
@@ -85,7 +86,7 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
         with Bench(options.quick, field, options.seconds) as bench:
             for place, name in enumerate(names, start=1):
                 tables[name] = Table(CASES[name].title)
-                measure(bench, CASES[name], tables[name], f"{place} of {len(names)}, {name}")
+                took[name] = measure(bench, CASES[name], tables[name], f"{place} of {len(names)}, {name}")
     except KeyboardInterrupt:
         print(f"\n{INTERRUPTED}")
         code = 128 + signal.SIGINT
@@ -96,13 +97,17 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
         "machine": about,
         "versions": field.versions() if code == 0 else {},
         "left_out": field.missing,
-        "cases": {name: table.record() for name, table in tables.items()},
+        "cases": {
+            name: table.record() | {"took_seconds": took.get(name)}
+            for name, table in tables.items()
+        },
     }
     return record, code
 
 
-def measure(bench: Bench, case: Case, table: Table, told: str) -> None:
-    """All rounds of a case. What there is is printed, also after an interruption."""
+def measure(bench: Bench, case: Case, table: Table, told: str) -> float:
+    """All rounds of a case; the seconds that they took. What there is is printed, also after an
+    interruption."""
     starts = STARTS_QUICK if bench.quick else case.starts
     rounds = ROUNDS_QUICK if bench.quick else case.rounds
     begun = time.monotonic()
@@ -119,6 +124,7 @@ def measure(bench: Bench, case: Case, table: Table, told: str) -> None:
     finally:
         progress("")
         print(f"\n{case.name}: " + "\n".join(table.lines()), flush=True)
+    return round(time.monotonic() - begun, 1)
 
 
 def progress(words: str) -> None:

@@ -38,10 +38,11 @@ def soak(bench: Bench, table: Table) -> Iterator[None]:
     probe.ask("prepare", name="probe", slots=1)
     probe.ask("cycles", name="probe", count=warm_up(bench))
     before = daemon.descriptors
-    churners: list[Client] = [bench.client("churn", daemon.socket) for _ in range(CHURNERS)]
     begin = time.monotonic()
     calls, greatest = 0, 0.0
+    churners: list[Client] = []
     try:
+        churners += [bench.client("churn", daemon.socket) for _ in range(CHURNERS)]
         while (passed := time.monotonic() - begin) < seconds:
             if not warm.rounds and passed >= WARM_SHARE * seconds:
                 warm.add(daemon.resident_mb)

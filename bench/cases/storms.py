@@ -103,7 +103,7 @@ def _full(bench: Bench, waiters: int) -> tuple[Daemon, list[Client]]:
 
 def _slowest(bench: Bench, daemon: Daemon, do: Callable[[], object]) -> float:
     """In milliseconds."""
-    seconds = bench.some(4, 1) / 2
+    seconds = 0.2 if bench.quick else 2.0
     other = bench.client_of(field.OURS, daemon)
     other.ask("prepare", name="other", slots=1)
     other.ask("cycles", name="other", count=warm_up(bench))
