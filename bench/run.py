@@ -86,7 +86,9 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
         with Bench(options.quick, field, options.seconds) as bench:
             for place, name in enumerate(names, start=1):
                 tables[name] = Table(CASES[name].title)
-                took[name] = measure(bench, CASES[name], tables[name], f"{place} of {len(names)}, {name}")
+                took[name] = measure(
+                    bench, CASES[name], tables[name], f"{place} of {len(names)}, {name}"
+                )
     except KeyboardInterrupt:
         print(f"\n{INTERRUPTED}")
         code = 128 + signal.SIGINT
