@@ -134,7 +134,7 @@ def cpu(bench: Bench, table: Table) -> Iterator[None]:
     daemon = bench.daemon()
     theirs: dict[str, Contender] = {}
     entries: list[Entry] = []
-    for kind in (*bench.field.of(field.REDIS_WAKE), field.OURS):
+    for kind in (*bench.field.of(field.REDIS_LUA), field.OURS):
         is_ours = kind is field.OURS
         server: Server = daemon if is_ours else bench.redis()
         clients = [bench.client_of(kind, daemon) for _ in range(IN_FLIGHT)]

@@ -85,6 +85,7 @@ def _hang_up(bench: Bench, some: int) -> float:
     clients = [
         bench.client_of(field.OURS, daemon) for _ in range(bench.some(CLIENTS, CLIENTS_QUICK))
     ]
+    ask_all(clients, "nice")
     ask_all(clients, "connect", count=count // len(clients))
     return _slowest(bench, daemon, partial(_close, clients))
 

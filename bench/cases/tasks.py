@@ -28,7 +28,8 @@ def tasks(bench: Bench, table: Table) -> Iterator[None]:
         entries.append((line, measure))
 
     theirs: dict[str, Contender] = {}
-    for kind in (*bench.field.of(field.REDIS_WAKE), field.OURS):
+    ways = {field.REDIS_WAKE: "BLPOP", field.REDIS_LUA: "10 connections"}
+    for kind in (*bench.field.of(*ways), field.OURS):
         client = bench.client_of(kind, daemon)
         client.ask("prepare", name="tasks", slots=SLOTS)
         for loop in loops:
@@ -39,7 +40,7 @@ def tasks(bench: Bench, table: Table) -> Iterator[None]:
                 )
                 line = table.line(f"atmost on {loop}", PER_SECOND, Role.OURS, *wants, scene=loop)
             else:
-                name = f"redis.asyncio on {loop}, Lua and BLPOP"
+                name = f"redis.asyncio on {loop}, Lua, {ways[kind]}"
                 line = theirs[loop] = table.line(name, PER_SECOND, Role.PEER, scene=loop)
             add(line, client, loop)
     yield from in_turn(entries)

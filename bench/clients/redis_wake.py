@@ -7,10 +7,8 @@ tasks of redis.asyncio.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -18,7 +16,7 @@ import redis
 import redis.asyncio
 
 from bench.clients.ours import run_on
-from bench.clients.redis_lua import LEASE_SECONDS, TAKE
+from bench.clients.redis_lua import LEASE_SECONDS, TAKE, time_of
 from bench.clients.worker import Worker, serve
 
 GIVE = """
@@ -80,12 +78,7 @@ async def cycle_in_tasks(socket: str, name: str, slots: int, each: int, tasks: i
                 async with hold(f"{task}-{number}"):
                     pass
 
-        await asyncio.gather(*(cycle(task, 1) for task in range(tasks)))  # connects
-        begin = time.perf_counter_ns()
-        async with asyncio.TaskGroup() as group:
-            for task in range(tasks):
-                group.create_task(cycle(task, each))
-        took = (time.perf_counter_ns() - begin) / (each * tasks) / 1000
+        took = await time_of(cycle, each, tasks)
     await pool.aclose()
     return took
 

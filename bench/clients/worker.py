@@ -6,6 +6,7 @@ A subclass says how slots are held (`hold`) and spent (`spend`), as its users wo
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import threading
@@ -31,6 +32,10 @@ class Worker:
 
     def prepare(self, name: str, slots: int, rate: float = 0.0) -> None:
         """There shall be such a limit, so many slots coming back each second."""
+
+    def nice(self) -> None:
+        """Let others on this core go first: it is they who are measured."""
+        os.nice(19)
 
     def cycles(self, name: str, count: int) -> float:
         """acquire + release; microseconds each."""
