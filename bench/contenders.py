@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 VERSION_SECONDS = 10.0  # for a program to tell its own
+PREFECT_VERSION = ("-c", "from importlib.metadata import version as v; print(v('prefect'))")
 
 
 class Family(NamedTuple):
@@ -43,7 +44,7 @@ FAMILIES: dict[str, Family] = {
     "portalocker": Family(("portalocker",)),
     "flock": Family(programs=("flock",), apt="util-linux"),
     "sem": Family(programs=("sem",), apt="parallel"),
-    "prefect": Family(programs=("prefect-bench",), asked_for=True),
+    "prefect": Family(asked_for=True),  # in a venv of its own: --prefect PYTHON
 }
 
 
@@ -53,7 +54,8 @@ class Kind(NamedTuple):
     told: str
     program: str
     family: str
-    server: str  # atmost, redis, folder
+    server: str  # atmost, redis, prefect, folder
+    slower: int = 1  # how many times less it is asked to do, or a round would take minutes
 
 
 OURS = Kind("atmost, blocking client", "ours", "atmost", "atmost")
@@ -65,17 +67,22 @@ LIMITS_MOVING = Kind("limits, moving window, Redis", "limits_moving", "limits", 
 PYRATE = Kind("pyrate-limiter, token bucket, Redis", "pyrate_redis", "pyrate-limiter", "redis")
 PYRATE_SQLITE = Kind("pyrate-limiter, SQLite", "pyrate_sqlite", "pyrate-limiter", "folder")
 FILELOCK = Kind("filelock", "file_lock", "filelock", "folder")
+PREFECT = Kind("Prefect", "prefect_limits", "prefect", "prefect", slower=100)
 PORTALOCKER = Kind("portalocker", "porta_locker", "portalocker", "folder")
 
 
 class Field:
     """Those that take part, of those that were asked for."""
 
-    def __init__(self, asked: Iterable[str] | None = None) -> None:
-        """`asked`: names of families; None: all but those that have to be asked for."""
+    def __init__(self, asked: Iterable[str] | None = None, prefect: str = "") -> None:
+        """`asked`: names of families; None: all but those that have to be asked for. `prefect`: the
+        Python of a venv that has Prefect."""
+        self.prefect = prefect
         default = [name for name, family in FAMILIES.items() if not family.asked_for]
         self.asked = list(default if asked is None else asked)
         found = {name: FAMILIES[name].missing() for name in self.asked}
+        if "prefect" in found:
+            found["prefect"] = _without_prefect(prefect)
         self.missing = {name: lacks for name, lacks in found.items() if lacks}
 
     def has(self, family: str) -> bool:
@@ -100,7 +107,10 @@ class Field:
         found = {
             name: importlib.metadata.version(name) for name in sorted(packages) if _is_there(name)
         }
-        return found | {name: _version_of(name) for name in sorted(programs)}
+        found |= {name: _version_of([name, "--version"]) for name in sorted(programs)}
+        if self.has("prefect"):
+            found["prefect"] = _version_of([self.prefect, *PREFECT_VERSION])
+        return found
 
 
 def _is_there(package: str) -> bool:
@@ -116,13 +126,18 @@ def _cure(family: Family, lacks: list[str]) -> str:
     return " and ".join(commands) or "see bench/README.md"
 
 
-def _version_of(program: str) -> str:
+def _without_prefect(python: str) -> list[str]:
+    """What lacks, if that Python has none."""
+    if not python:
+        return ["--prefect PYTHON"]
+    return [] if _version_of([python, *PREFECT_VERSION]) != "unknown" else [f"prefect in {python}"]
+
+
+def _version_of(command: list[str]) -> str:
     """The first number that it tells of itself."""
     try:
-        asked = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS
-        )
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     told = re.search(r"\d[\d.]+", asked.stdout + asked.stderr)
-    return told[0] if told else "unknown"
+    return told[0] if told and asked.returncode == 0 else "unknown"

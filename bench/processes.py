@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from bench.contenders import Field, Kind
-from bench.servers import Daemon, Redis, Server
+from bench.servers import Daemon, Prefect, Redis, Server
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -74,9 +74,9 @@ class Floor:
 class Client:
     """A client process (clients/) and what it is told to do."""
 
-    def __init__(self, program: str, address: str, core: int) -> None:
+    def __init__(self, program: str, address: str, core: int, python: str = sys.executable) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.clients", program, address, str(core)],
+            [python, "-m", "bench.clients", program, address, str(core)],
             cwd=HERE.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -124,6 +124,7 @@ class Bench:
         self.cores = Cores.choose()
         self._open: list[Server | Client] = []
         self._redis: Redis | None = None
+        self._prefect: Prefect | None = None
         self._servers = 0
         short = len(os.fsencode(tempfile.gettempdir())) < SOCKET_FOLDER_BYTES_MAX
         self._folder = Path(tempfile.mkdtemp(prefix="atmost-bench-", dir=None if short else "/tmp"))
@@ -170,31 +171,49 @@ class Bench:
         self._redis.wait_until_ready()
         return self._redis
 
+    def prefect(self, cores: Cores | None = None) -> Prefect:
+        """The case's own; started when it is first asked for."""
+        with undisturbed():
+            if self._prefect is None:
+                core = (cores or self.cores).answering
+                self._prefect = Prefect(*self._places(), core, self.field.prefect)
+                self._open.append(self._prefect)
+        self._prefect.wait_until_ready()
+        return self._prefect
+
     def memory_folder(self) -> Path:
         """For the files of a peer that needs no server."""
         return self._runtime
 
-    def client(self, program: str, address: str | Path, cores: Cores | None = None) -> Client:
+    def client(
+        self,
+        program: str,
+        address: str | Path,
+        cores: Cores | None = None,
+        python: str = sys.executable,
+    ) -> Client:
         """Start a client process."""
         with undisturbed():
-            made = Client(program, str(address), (cores or self.cores).asking)
+            made = Client(program, str(address), (cores or self.cores).asking, python)
             self._open.append(made)
         return made
 
     def client_of(self, kind: Kind, daemon: Daemon, cores: Cores | None = None) -> Client:
         """One of that kind, with what it needs."""
         address = {
-            "atmost": lambda: daemon.socket,
-            "redis": lambda: self.redis(cores).socket,
-            "folder": self.memory_folder,
+            "atmost": lambda: daemon.address,
+            "redis": lambda: self.redis(cores).address,
+            "prefect": lambda: self.prefect(cores).address,
+            "folder": lambda: str(self.memory_folder()),
         }[kind.server]()
-        return self.client(kind.program, address, cores)
+        python = self.field.prefect if kind.server == "prefect" else sys.executable
+        return self.client(kind.program, address, cores, python)
 
     def end_case(self) -> None:
         """End what was started, clients first."""
         while self._open:
             self._open.pop().close()
-        self._redis = None
+        self._redis = self._prefect = None
 
 
 def descriptors(wanted: int) -> int:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure, print, and leave nothing behind. See README.md beside this file.
 
-exit code 0: measured (or told), whatever came out; 2: no such case, contender or file; 130:
+exit code 0: measured (or told), whatever came out; 1: a process of the bench has failed; 2: no such case, contender or file; 130:
 interrupted, and what there was by then has been printed
 """
 
@@ -77,7 +77,7 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     code = 0
     begun = time.time()
     about: dict[str, Any] = {}
-    field = Field(options.against)
+    field = Field(options.against, options.prefect)
     names = options.cases or [name for name, case in CASES.items() if not case.asked_for]
     try:
         about = machine()
@@ -92,6 +92,9 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
     except KeyboardInterrupt:
         print(f"\n{INTERRUPTED}")
         code = 128 + signal.SIGINT
+    except RuntimeError as error:  # of a server or client process
+        print(f"bench: {error}", file=sys.stderr)
+        code = 1
     record = {
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
         "took_seconds": round(time.time() - begun, 1),
@@ -170,7 +173,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("cases", nargs="*", metavar="CASE", help=f"{_all(CASES)}; none: all but soak")
     add("--quick", action="store_true", help="one short round: does it work at all?")
     add("--against", metavar="NAME,...", help=f"with these contenders alone: {_all(FAMILIES)}")
-    add("--prefect", action="store_true", help="also Prefect, in a venv of its own: slow")
+    add("--prefect", metavar="PYTHON", default="", help="also Prefect, of that venv: slow")
     add("--seconds", type=float, default=0.0, help="how long `soak` takes (60); an hour: 3600")
     add("--json", metavar="FILE", help="write every round's figures there too")
     add("--compare", metavar="OLD.json", help="what has changed since then")

@@ -22,6 +22,8 @@ LOOK_SECONDS = 0.01
 class Server(ABC):
     """A process of the bench's own, pinned to a core."""
 
+    start_seconds = START_SECONDS
+
     def __init__(self, folder: Path, memory: Path, core: int) -> None:
         self.core = core
         self.folder = folder  # on the disk
@@ -35,6 +37,15 @@ class Server(ABC):
     def command(self) -> list[str]:
         """The words that start it."""
 
+    def environ(self) -> dict[str, str] | None:
+        """What it finds there; None: what we do."""
+        return None
+
+    @property
+    def address(self) -> str:
+        """What a client is given."""
+        return str(self.socket)
+
     @abstractmethod
     def answers(self) -> bool:
         """Whether it does, by now."""
@@ -43,6 +54,7 @@ class Server(ABC):
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 self.command(),
+                env=self.environ(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -58,7 +70,7 @@ class Server(ABC):
         self.process = self._start()
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.start_seconds
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.command()[0]} does not answer: {self._log.read_text()}")
@@ -139,6 +151,40 @@ class Redis(Server):
                 return connection.recv(64).startswith(b"+PONG")
             except OSError:
                 return False
+
+
+class Prefect(Server):
+    """Prefect's server, with its database in memory, and without what limits don't need."""
+
+    start_seconds = 120.0
+
+    def __init__(self, folder: Path, memory: Path, core: int, python: str) -> None:
+        self._python = python
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        super().__init__(folder, memory, core)
+
+    def command(self) -> list[str]:
+        where = ["--host", "127.0.0.1", "--port", str(self._port)]
+        less = ["--no-ui", "--no-services", "--analytics-off", "--log-level", "ERROR"]
+        return [self._python, "-m", "prefect", "server", "start", *where, *less]
+
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, "PREFECT_HOME": str(self.memory), "DO_NOT_TRACK": "1"}
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}/api {self.memory}"
+
+    def answers(self) -> bool:
+        request = f"GET /api/health HTTP/1.0\r\nHost: 127.0.0.1:{self._port}\r\n\r\n"
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=5) as connection:
+                connection.sendall(request.encode())
+                return b" 200 " in connection.recv(64)
+        except OSError:
+            return False
 
 
 def _status(path: Path, field: str) -> int:

@@ -25,7 +25,10 @@ IN_FLIGHT = 10
 
 def acquire(bench: Bench, table: Table) -> Iterator[None]:
     """A blocking client's acquire + release, nobody else there."""
-    slots = (field.REDIS_LUA, field.REDIS_LOCK, field.FILELOCK, field.PORTALOCKER)
+    slots = (
+        *(field.REDIS_LUA, field.REDIS_LOCK),
+        *(field.FILELOCK, field.PORTALOCKER, field.PREFECT),
+    )
     table.note("filelock and portalocker have one slot, and no line of who came first.")
     yield from _one_by_one(bench, table, "cycles", bench.cores, slots, 1.4, field.REDIS_LUA)
 
@@ -37,7 +40,10 @@ def one_core(bench: Bench, table: Table) -> Iterator[None]:
 
 def rate_limit(bench: Bench, table: Table) -> Iterator[None]:
     """rate_limit by a blocking client, which never has to wait."""
-    rates = (field.LIMITS, field.LIMITS_MOVING, field.PYRATE, field.PYRATE_SQLITE)
+    rates = (
+        *(field.LIMITS, field.LIMITS_MOVING),
+        *(field.PYRATE, field.PYRATE_SQLITE, field.PREFECT),
+    )
     yield from _one_by_one(bench, table, "calls", bench.cores, rates, 1.3)
 
 
@@ -66,9 +72,13 @@ def _one_by_one(
     for kind, line in ((field.OURS, ours), *lines.items()):
         client = bench.client_of(kind, daemon, cores)
         _prepare(client, what)
-        client.ask(what, name=what, count=warm_up(bench))
-        entries.append((line, lambda client=client: client.ask(what, name=what, count=count)))  # type: ignore[misc]
+        client.ask(what, name=what, count=max(1, warm_up(bench) // kind.slower))
+        entries.append((line, _asking(client, what, max(1, count // kind.slower))))
     yield from in_turn(entries)
+
+
+def _asking(client: Client, what: str, count: int) -> Callable[[], float]:
+    return lambda: client.ask(what, name=what, count=count)
 
 
 def _floor_entries(

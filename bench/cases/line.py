@@ -17,7 +17,7 @@ from bench.servers import Daemon
 
 PROCESSES = 10
 JOBS, JOB_SECONDS, JOB_SLOTS = 20, 0.1, 2
-POLLERS = (field.REDIS_LUA, field.REDIS_LOCK, field.FILELOCK)
+POLLERS = {field.REDIS_LUA: 20, field.REDIS_LOCK: 20, field.FILELOCK: 20, field.PREFECT: 3}
 P99_US = 1000
 FLAT = 1.3
 
@@ -36,7 +36,7 @@ def hand_over(bench: Bench, table: Table) -> Iterator[None]:
     measures: list[tuple[Contender, Contender | None, Measure]] = []
     for kind in bench.field.of(*POLLERS, field.REDIS_WAKE, field.PORTALOCKER):
         line = table.line(f"1 waiter, {kind.told}", MICROSECONDS, Role.PEER, scene="1 waiter")
-        few = bench.some(20, 3) if kind in POLLERS else count
+        few = bench.some(POLLERS[kind], 3) if kind in POLLERS else count
         clients = _clients(bench, daemon, kind, "pair", 2)
         measures.append((line, None, _between(clients, "pair", few)))
     measures += _ours(bench, table, daemon, lowest, count)
@@ -126,7 +126,7 @@ def jobs(bench: Bench, table: Table) -> Iterator[None]:
     daemon = bench.daemon()
     seconds = JOB_SECONDS if not bench.quick else JOB_SECONDS / 20
     entries: list[Entry] = []
-    for kind in (*bench.field.of(field.REDIS_LUA, field.REDIS_WAKE), field.OURS):
+    for kind in (*bench.field.of(field.REDIS_LUA, field.REDIS_WAKE, field.PREFECT), field.OURS):
         clients = [bench.client_of(kind, daemon) for _ in range(bench.some(JOBS, 4))]
         for client in clients:
             client.ask("prepare", name="jobs", slots=JOB_SLOTS)
