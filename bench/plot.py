@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from math import log10
+from math import ceil, floor, log10
 from typing import Any
 
 from bench.figures import MORE_IS_BETTER, number
@@ -16,9 +16,9 @@ STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #222 }
 .title { font-weight: 600 } .small { font-size: 11px; fill: #666 }
 .ours { fill: #1f6feb } .peer { fill: #9aa4ae } .floor { fill: #3f9142 } .aside { fill: #c3b091 }
-.span { stroke: #222; stroke-width: 1.5 }
+.span { stroke: #222; stroke-width: 1.5 } .step { stroke: #ccc }
 @media (prefers-color-scheme: dark) {
-  text { fill: #ddd } .small { fill: #999 } .span { stroke: #ddd }
+  text { fill: #ddd } .small { fill: #999 } .span { stroke: #ddd } .step { stroke: #444 }
   .ours { fill: #58a6ff } .peer { fill: #6e7681 } .floor { fill: #56b35a } .aside { fill: #8a7a5c }
 }
 """
@@ -44,13 +44,15 @@ def plot(title: str, unit: str, lines: list[Line], date: str) -> str:
     tens = least > 0 and greatest / least > SPREAD_OF_TENS
     height = TOP + ROW * len(lines) + 14
     better = "more" if unit in MORE_IS_BETTER else "less"
-    axis = f"{unit}, {better} is better{'; each step is ten times as much' if tens else ''}; {date}"
+    axis = f"{unit}, {better} is better{'; from line to line ten times as much' if tens else ''}; {date}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title><style>{STYLE}</style>",
         f'<text class="title" x="8" y="18">{escape(_short(title))}</text>',
         f'<text class="small" x="8" y="34">{escape(axis)}</text>',
     ]
+    if tens:
+        parts += [_step(10.0**power, height, least, greatest) for power in _powers(least, greatest)]
     for place, line in enumerate(lines):
         parts.append(_bar(line, TOP + ROW * place, least, greatest, tens))
     return "\n".join([*parts, "</svg>", ""])
@@ -63,6 +65,16 @@ def length(figure: float, least: float, greatest: float, tens: bool) -> float:
         return room * figure / greatest
     begin = log10(least / 2)
     return room * (log10(max(figure, least)) - begin) / (log10(greatest) - begin)
+
+
+def _powers(least: float, greatest: float) -> range:
+    """Of ten, that lie between."""
+    return range(ceil(log10(least)), floor(log10(greatest)) + 1)
+
+
+def _step(figure: float, height: int, least: float, greatest: float) -> str:
+    x = LABELS + length(figure, least, greatest, tens=True)
+    return f'<line class="step" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{height - 10}"/>'
 
 
 def _bar(line: Line, y: float, least: float, greatest: float, tens: bool) -> str:

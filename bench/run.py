@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure, print, and leave nothing behind. See README.md beside this file.
 
-exit code 0: measured (or told), whatever came out; 1: a process of the bench has failed; 2: no such case, contender or file; 130:
-interrupted, and what there was by then has been printed
+exit code 0: measured (or told), whatever came out; 1: a process of the bench has failed; 2: no such
+case, contender or file; 130: interrupted, and what there was by then has been printed
 """
 
 from __future__ import annotations

@@ -140,6 +140,26 @@ def test_who_is_not_there_is_named_and_left_out(tmp_path: Path) -> None:
     assert "No target was measured." in out
 
 
+def test_a_server_that_does_not_start_ends_the_run(tmp_path: Path) -> None:
+    temp, python = tmp_path / "t", tmp_path / "python"
+    temp.mkdir()
+    python.write_text("#!/bin/sh\ntest $1 = -c && echo 1.0 && exit\necho it breaks; exit 3\n")
+    python.chmod(0o755)
+    arguments = ("one_core", "jobs", "--quick", "--against", "c", "--prefect", str(python))
+    with bench(temp, *arguments) as process:
+        out, err = process.communicate()
+    assert process.returncode == 1
+    assert err == f"bench: {python} does not answer: it breaks\n\n"
+    assert re.search(r"atmost, blocking client +\d", out)
+    assert left_over(temp) == []
+
+
+def test_the_readme_names_every_case_and_contender() -> None:
+    text = (SCRIPT.parent / "README.md").read_text()
+    for name in (*CASES, *FAMILIES):
+        assert f"`{name}`" in text, name
+
+
 def test_two_runs_are_compared_and_a_run_is_told(tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     with bench(tmp_path, "rest", "--quick", "--json", str(old)) as process:
