@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         old = _read(options.compare) if options.compare else None
         record = _read(options.told) if options.told else None
+        if options.json:
+            Path(options.json).open("a").close()  # not only after a quarter of an hour
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -51,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(markdown(record))
     if options.json:
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
+    if options.publish and record["quick"]:
+        print("bench: a quick run's figures are not published", file=sys.stderr)
+        return 2
     if options.publish:
         publish(record)
     return code

@@ -64,6 +64,7 @@ def in_memory() -> set[Path]:
         (["--against", "c,zookeeper"], f"zookeeper; there are: {', '.join(FAMILIES)}"),
         (["--compare", "/no/such.json"], "No such file or directory: '/no/such.json'"),
         (["--told", os.devnull], "Expecting value"),
+        (["--json", "/no/such/folder/f"], "No such file or directory: '/no/such/folder/f'"),
     ],
 )
 def test_what_is_unknown_is_refused_with_what_there_is(
@@ -168,6 +169,9 @@ def test_two_runs_are_compared_and_a_run_is_told(tmp_path: Path) -> None:
         out, _ = process.communicate()
     assert process.returncode == 0
     assert re.search(r"\nrest\n(.*\n)?  resident memory +\d\d\.\d +\d\d\.\d +\d\.\d\d x", out)
+    with bench(tmp_path, "--told", str(new), "--publish") as process:
+        process.communicate()
+    assert process.returncode == 2  # a quick one
     with bench(tmp_path, "--told", str(new)) as process:
         out, _ = process.communicate()
     assert (process.returncode, out.partition("\n")[0]) == (0, "## How fast")
