@@ -77,8 +77,8 @@ PIP_VERSION_MIN = (22, 3)  # the first that knows --python
 
 EXTRAS = {  # command -> what it installs; nothing that it does not need
     "demo": ["daemon"],
-    "test": ["daemon", "dev"],
-    "check": ["daemon", "dev"],  # the same as test, or .ci/run would install twice
+    "test": ["daemon", "dev", "web"],
+    "check": ["daemon", "dev", "web"],  # the same as test, or .ci/run would install twice
     "bench": ["daemon", "bench"],
     "chaos": ["daemon"],
     "fuzz": ["daemon", "dev"],

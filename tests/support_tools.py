@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 PACKAGES = {  # of Debian; .ci/run installs them
+    "curl": "curl",
     "fish": "fish",
     "groff": "groff-base",
     "man": "man-db",

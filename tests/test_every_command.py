@@ -43,6 +43,7 @@ ASKS_NOBODY = {
     *("sockname", "completion", "top"),  # `top` looks first whether there is a terminal: test_top
     *("daemon start", "daemon stop", "daemon restart", "daemon run"),
     *("daemon install", "daemon uninstall"),
+    "web",  # waits for a daemon, and says so: tests/web
 }
 EXIT_CODES = {"run": 125, "status": 3, "daemon status": 3}  # of those that are not 1
 NAMES_A_LIMIT = ("inspect", "update", "enable", "disable", "delete", "ps", "explain", "reset")

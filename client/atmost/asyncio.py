@@ -18,7 +18,7 @@ from atmost.asked import Asked, Limit, asked_of_concurrency, asked_of_rate_limit
 from atmost.asyncio_blocks import DONE, Concurrency, Grant
 from atmost.asyncio_connection import Connection, Stream, this_task
 from atmost.connecting import may_come
-from atmost.errors import DaemonUnavailable, LimitExists
+from atmost.errors import DaemonUnavailable, LimitExists, PermissionDenied
 from atmost.exchange import RECONNECT_SECONDS, Answer, AskedTwice
 from atmost.paths import absolute
 from atmost.reconnecting import FirstTries
@@ -237,8 +237,11 @@ class Client:
 
     # The daemon
 
-    async def list_tickets(self, name: str | None = None) -> list[wire.TicketRecord]:
-        """Who holds and who waits, at one limit or at all, in the order of limit and arrival.
+    async def list_tickets(
+        self, name: str | None = None, *, at_most: int | None = None
+    ) -> list[wire.TicketRecord]:
+        """Who holds and who waits, at one limit or at all, in the order of limit and arrival; the
+        first `at_most` of them, if that is given.
 
         Raises LimitNotFound, DaemonUnavailable.
         """
@@ -251,14 +254,25 @@ class Client:
             page = await self._ask(wire.ListTickets, name, *behind)
             assert isinstance(page, wire.Tickets)
             found += page.tickets
-            more = page.more
-        return found
+            more = page.more and (at_most is None or len(found) < at_most)
+        return found[:at_most]
 
     async def status(self) -> wire.DaemonStatus:
         """What the daemon says of itself. Raises DaemonUnavailable."""
         answer = await self._ask(wire.Status)
         assert isinstance(answer, wire.DaemonStatus)
         return answer
+
+    async def may_change(self) -> bool:
+        """Whether this process may change limits, as it was when its connection was made.
+
+        Raises DaemonUnavailable.
+        """
+        try:
+            await self._ask(wire.Recover)  # it asks what would be lost: for those who may alone
+        except PermissionDenied:
+            return False
+        return True
 
     def watch(self, name: str | None = None) -> Watch:
         """What happens from now on, at one limit or at all: an async iterator of Event.

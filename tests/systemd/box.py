@@ -177,7 +177,7 @@ def install(folder: Path) -> list[str]:
     venv = folder / "venv"
     subprocess.run([base, "-m", "venv", "--without-pip", str(venv)], check=True)
     pip = [*_pip(), "--python", str(venv / "bin" / "python")]
-    subprocess.run([*pip, "install", "--quiet", ".[daemon]"], cwd=ROOT, check=True)
+    subprocess.run([*pip, "install", "--quiet", ".[daemon,web]"], cwd=ROOT, check=True)
     for name in ("atmost", "atmostd"):
         script = venv / "bin" / name
         code = script.read_text().partition("\n")[2]

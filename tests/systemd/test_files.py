@@ -19,6 +19,7 @@ from tests.support_tools import needs
 ROOT = Path(__file__).parent.parent.parent
 UNITS = ROOT / "systemd"
 EXPOSURE_MAX = 4  # tenths: 0.4, of 10
+EXPOSURE_OF_THE_PAGE_MAX = 12  # it has to listen on an address
 
 
 def analyzed(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,9 @@ def analyzed(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("user", [False, True], ids=["system", "user"])
 def test_units_are_well_formed(tmp_path: Path, user: bool) -> None:
     """As installed: with the path of a command that is there."""
-    units = [file for file in unit_files.files(user, [sys.executable]) if file.kind == "unit"]
+    files = unit_files.files(user, [sys.executable], web=True)
+    units = [file for file in files if file.kind == "unit"]
+    assert len(units) == 3
     for file in units:
         # man pages come with another part of the project
         text = re.sub(r"^Documentation=.*\n", "", file.text, flags=re.MULTILINE)
@@ -42,9 +45,13 @@ def test_units_are_well_formed(tmp_path: Path, user: bool) -> None:
     assert (ended.returncode, ours) == (0, [])
 
 
-def test_little_is_exposed() -> None:
-    unit = str(UNITS / "atmostd.service")
-    ended = analyzed("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", unit)
+@pytest.mark.parametrize(
+    ("name", "at_most"),
+    [("atmostd.service", EXPOSURE_MAX), ("atmost-web.service", EXPOSURE_OF_THE_PAGE_MAX)],
+)
+def test_little_is_exposed(name: str, at_most: int) -> None:
+    unit = str(UNITS / name)
+    ended = analyzed("security", "--offline=true", f"--threshold={at_most}", unit)
     assert ended.returncode == 0, ended.stdout[-200:]
 
 
@@ -58,7 +65,7 @@ def test_what_must_not_be_in_them() -> None:
         "notify-reload",
         "/bin/kill",
     )
-    for path in UNITS.rglob("atmostd.*"):
+    for path in [*UNITS.rglob("atmostd.*"), *UNITS.rglob("atmost-web.*")]:
         settings = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         for word in (*banned, "FileDescriptorStore"):
             assert not any(word in line for line in settings), f"{path}: {word}"

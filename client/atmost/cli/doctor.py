@@ -37,11 +37,7 @@ CHECKS: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
 
 def doctor(given: Namespace) -> int:
     """Look, and tell."""
-    scene = look(given.socket)
-    found: list[Finding] = []
-    for check in CHECKS:
-        with contextlib.suppress(AtmostError, OSError):
-            found += check(scene)
+    found = findings(given.socket)
     if given.json:
         output.write_json([finding._asdict() for finding in found])
     elif output.on_terminal():
@@ -51,6 +47,16 @@ def doctor(given: Namespace) -> int:
     if not found and not given.json:
         output.talk("nothing is wrong")
     return EXIT_SERIOUS if any(finding.serious for finding in found) else 0
+
+
+def findings(socket: str | None) -> list[Finding]:
+    """What is wrong with the daemon at this socket, or where a client looks for one."""
+    scene = look(socket)
+    found: list[Finding] = []
+    for check in CHECKS:
+        with contextlib.suppress(AtmostError, OSError):
+            found += check(scene)
+    return found
 
 
 def _told(finding: Finding) -> str:

@@ -20,6 +20,7 @@ from atmost.cli.systemctl import CannotInstall
 from atmost.cli.unit_files import File
 
 SOCKET, SERVICE = "atmostd.socket", "atmostd.service"
+PORT = 8640  # of the page, unless its unit says another one
 OPERATION_NOT_DONE = 1
 
 
@@ -28,7 +29,7 @@ def install(given: Namespace) -> int:
     steps = Steps(given.dry_run)
     try:
         command = _possible(given)
-        files = unit_files.files(given.user, command)
+        files = unit_files.files(given.user, command, _has_web(given))
         kept = [file for file in files if not steps.put(file, given.force)]
         if any(file.kind == "unit" for file in kept):
             output.talk(
@@ -37,15 +38,21 @@ def install(given: Namespace) -> int:
             )
             return OPERATION_NOT_DONE
         if not given.user:
-            steps.run("systemd-sysusers", str(unit_files.SYSUSERS))
+            users = [str(file.path) for file in files if file.kind == "users"]
+            steps.run("systemd-sysusers", *users)
         _reload(steps, given.user)
-        enable = systemctl.words(given.user, "enable", "--now", SOCKET)
+        page = [unit_files.WEB] if given.web else []
+        enable = systemctl.words(given.user, "enable", "--now", SOCKET, *page)
         if not given.dry_run:
             _check_nobody_else(given.user)
         if given.now:
             steps.run(*enable)
         else:
             steps.say(f"start it, now and with the host: {' '.join(enable)}")
+        if given.web:
+            steps.say(
+                f"the page: http://127.0.0.1:{PORT}/?token=..., with the token of: {_token(given)}"
+            )
         if not given.dry_run and systemctl.is_active(given.user, SERVICE):
             restart = systemctl.words(given.user, "restart", SERVICE)
             steps.say(f"it runs as it was started; to have what is new: {' '.join(restart)}")
@@ -60,7 +67,7 @@ def uninstall(given: Namespace) -> int:
     steps = Steps(given.dry_run)
     try:
         _can_be_done(given)
-        files = unit_files.files(given.user, [])
+        files = unit_files.files(given.user, [], web=True)
         units = [file for file in files if file.kind == "unit" and os.path.lexists(file.path)]
         edited = [file for file in units if not file.is_ours() and not given.force]
         if units:
@@ -143,6 +150,25 @@ def _possible(given: Namespace) -> list[str]:
         return [sys.executable, "-m", "atmostd"]
 
 
+def _has_web(given: Namespace) -> bool:
+    """Whether the page is installed, too, or was before. Raises CannotInstall."""
+    if given.web:
+        try:
+            unit_files.check_web()
+        except CannotInstall as error:
+            if not given.dry_run:
+                raise
+            output.talk(f"it would be refused: {error}")
+    return given.web or os.path.lexists(unit_files.units_folder(given.user) / unit_files.WEB)
+
+
+def _token(given: Namespace) -> str:
+    """How its owner sees it."""
+    if given.user:
+        return "cat ~/.local/state/atmost-web/token"
+    return "sudo cat /var/lib/atmost-web/token"
+
+
 def _can_be_done(given: Namespace) -> None:
     """Raises CannotInstall, but for a dry run, which only says why."""
     try:
@@ -182,6 +208,7 @@ def _reload(steps: Steps, user: bool) -> None:
 def _install_options(of: Parser) -> None:
     _options(of)
     of.add_argument("--now", action="store_true", help="start it, too, now and with the host")
+    of.add_argument("--web", action="store_true", help="also the page for a browser, on loopback")
 
 
 def _options(of: Parser) -> None:
@@ -192,10 +219,12 @@ def _options(of: Parser) -> None:
 
 COMMANDS = {
     "daemon install": Command(
-        "[--user] [--now] [--dry-run] [--force]",
+        "[--user] [--now] [--web] [--dry-run] [--force]",
         "Make the daemon a service of systemd, which starts it when the first client comes. Each step\n"
         "is said. Files that somebody has edited stay as they are; own settings of the units belong\n"
-        "into: systemctl edit atmostd.service",
+        "into: systemctl edit atmostd.service\n\n"
+        "With --web also `atmost web`, as a user of its own, that may look; to have it change limits:\n"
+        "usermod --append --groups atmost-admin atmost-web",
         _install_options,
         install,
     ),

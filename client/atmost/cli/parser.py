@@ -35,6 +35,7 @@ COMMANDS = {
     "run": "run",
     "status": "status",
     "metrics": "metrics",
+    "web": "web",
     "recover": "recover",
     "sockname": "status",
     "apply": "apply",
@@ -76,6 +77,7 @@ the daemon
   daemon COMMAND            start, stop, reload, install, ...: see atmost daemon --help
   status                    whether it runs, and what it says of itself
   metrics                   counters and histograms, for Prometheus
+  web                       a page to look at all of it and change it, in a browser
   sockname                  the path of its socket
   recover                   what it kept and cannot trust, and going on without that
   doctor                    what is wrong here, and the command that mends it

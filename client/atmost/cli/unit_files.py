@@ -17,7 +17,9 @@ from atmost.cli.systemctl import CannotInstall
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 SYSUSERS = Path("/etc/sysusers.d/atmost.conf")
+SYSUSERS_WEB = Path("/etc/sysusers.d/atmost-web.conf")
 SETTINGS = Path("/etc/atmost/atmostd.toml")
+WEB = "atmost-web.service"
 _OLD = ".before"  # behind the name of an edited file that was replaced
 _MARK = re.compile(rb"# Written by `atmost daemon install`; checksum ([0-9a-f]{64})\.[^\n]*\n")
 # What the units in the repository have, for whoever packages them; here it is what is installed.
@@ -90,19 +92,26 @@ class File(NamedTuple):
         return mark.encode() + data
 
 
-def files(user: bool, command: list[str]) -> list[File]:
-    """All of them, in the order in which they are put in place. `command`: see daemon_command."""
-    if user:
-        config = os.environ.get("XDG_CONFIG_HOME", "")
-        base = Path(config if os.path.isabs(config) else os.path.expanduser("~/.config"))
-        units, source = base / "systemd" / "user", templates() / "user"
-    else:
-        units, source = SYSTEM_UNITS, templates()
+def units_folder(user: bool) -> Path:
+    """Where the units go."""
+    if not user:
+        return SYSTEM_UNITS
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    base = Path(config if os.path.isabs(config) else os.path.expanduser("~/.config"))
+    return base / "systemd" / "user"
+
+
+def files(user: bool, command: list[str], web: bool = False) -> list[File]:
+    """All of them, in the order in which they are put in place. `command`: see daemon_command. `web`: also
+    those of the page."""
+    units, source = units_folder(user), templates() / "user" if user else templates()
     found = []
     if not user:
         found.append(File(SYSUSERS, _read(source / "sysusers.conf"), "users"))
+        if web:
+            found.append(File(SYSUSERS_WEB, _read(source / "sysusers-web.conf"), "users"))
         found.append(File(SETTINGS, _read(source / "atmostd.toml"), "settings"))
-    for name in ("atmostd.service", "atmostd.socket"):
+    for name in ("atmostd.service", "atmostd.socket", *((WEB,) if web else ())):
         text = _fit(_read(source / name), command) if command else _read(source / name)
         found.append(File(units / name, text, "unit"))
     return found
@@ -133,11 +142,21 @@ def daemon_command(user: bool) -> list[str]:
     return [sys.executable, "-m", "atmostd"]
 
 
+def check_web() -> None:
+    """Raises CannotInstall: the page's packages are missing."""
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise CannotInstall(
+            "the page's packages are not installed beside this command: pip install 'atmost[web]'"
+        )
+
+
 def what_is_kept(user: bool) -> list[str]:
     """What an uninstall leaves there, in words."""
     state = Path(paths.user_state_dir() if user else paths.SYSTEM_STATE_DIR)
     kept = [f"the state in {state}"] if state.exists() else []
     if not user:
+        token = Path("/var/lib/atmost-web")
+        kept += [f"the token of the page in {token}"] if token.exists() else []
         kept.append("the users and groups atmost and atmost-admin")
     return kept
 
