@@ -28,7 +28,8 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   test [ARGS]    run the tests; ARGS go to pytest
   check          formatting, lint and types: ruff format --check, ruff check, mypy
   screenshots    make docs/page-*.png: the page in a real browser, on a real daemon
-  bench [ARGS]   measure speed against the physical floor
+  bench [ARGS]   measure speed beside what people use, and the physical floor: CASE..., --quick,
+                 --json FILE, --compare OLD.json; see bench/README.md
   chaos [ARGS]   kill daemon and clients at random for a while, then judge what their clocks say
   fuzz [ARGS]    look for bytes that the daemon cannot take: --seconds N (60)
   sim [ARGS]     daemon and clients in simulated worlds: --seeds N, --seed N, --jobs N,
@@ -82,7 +83,7 @@ EXTRAS = {  # command -> what it installs; nothing that it does not need
     "test": ["daemon", "dev", "web"],
     "check": ["daemon", "dev", "web"],  # the same as test, or .ci/run would install twice
     "screenshots": ["daemon", "dev", "web"],
-    "bench": ["daemon"],
+    "bench": ["daemon", "bench"],
     "chaos": ["daemon"],
     "fuzz": ["daemon", "dev"],
     "sim": ["daemon", "dev"],

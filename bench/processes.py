@@ -1,9 +1,9 @@
-"""The processes that are measured, and what the kernel knows of them.
+"""The processes that are measured.
 
-Rule 1: every contender is pinned alike: what answers (a daemon) on one core, what asks on another.
-Rule 2: they live in one temp folder, but for the journals, and end with it. A client process also ends
-with its stdin.
-Rule 3: journals are in memory, as in use: the runtime folder is in /run.
+Rule 1: every contender is pinned alike: what answers (a server) on one core, what asks on another.
+Rule 2: they live in one temp folder, but for what has to be in memory, and end with it. A client
+process also ends with its stdin.
+Rule 3: journals are in memory, as in use: the runtime folder is in /run. So are the peers' files.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from atmost.errors import DaemonUnavailable
-from atmost.sync import Client
+from bench.contenders import Field, Kind
+from bench.servers import Daemon, Prefect, Redis, Server
 
 HERE = Path(__file__).resolve().parent
-START_SECONDS = 20.0  # for a daemon to answer, on a machine that is busy with other things
-STOP_SECONDS = 5.0  # for it to end in order
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MEMORY = "/dev/shm"
 SOCKET_FOLDER_BYTES_MAX = 80  # the kernel takes 107 bytes for the path of a socket in it
@@ -73,93 +71,16 @@ class Floor:
         return float(subprocess.check_output(command, text=True)) / 1000
 
 
-class Daemon:
-    """An atmostd of the bench's own."""
+class Client:
+    """A client process (clients/) and what it is told to do."""
 
-    def __init__(self, folder: Path, runtime: Path, cores: Cores) -> None:
-        self.socket = folder / "socket"
-        self.cores = cores
-        self.client = Client(self.socket)
-        folder.mkdir()
-        self._folder = folder
-        self._runtime = runtime
-        self._log = folder / "log"
-        self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        folder = self._folder
-        options = [
-            "--socket",
-            self.socket,
-            "--state-dir",
-            folder / "state",
-            "--runtime-dir",
-            self._runtime,
-        ]
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "atmostd", *map(str, options)],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                process_group=0,  # a Ctrl-C in the terminal is for us: we end it in order
-            )
-        os.sched_setaffinity(process.pid, {self.cores.answering})
-        return process
-
-    def kill_and_start(self) -> None:
-        """SIGKILL, and the next one."""
-        self._process.kill()
-        self._process.wait()
-        self._process = self._start()
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.client.status()
-                return
-            except DaemonUnavailable:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"no atmostd: {self._log.read_text()}") from None
-                time.sleep(0.01)
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU time that it has used, all threads, in microseconds."""
-        return time.clock_gettime_ns((~self._process.pid << 3) | 2) / 1000  # clock_getcpuclockid(3)
-
-    @property
-    def wake_ups(self) -> int:
-        """How often its threads have gone to sleep, and so been woken."""
-        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
-        return sum(_status(task / "status", "voluntary_ctxt_switches") for task in tasks)
-
-    @property
-    def resident_mb(self) -> float:
-        return _status(Path(f"/proc/{self._process.pid}/status"), "VmRSS") / 1024
-
-    def close(self) -> None:
-        self.client.close()
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self._process.kill()
-        self._process.wait()
-
-
-class Asker:
-    """A client process (asker.py or crowd.py) and what it is told to do."""
-
-    def __init__(self, daemon: Daemon, program: str = "asker") -> None:
+    def __init__(self, program: str, address: str, core: int, python: str = sys.executable) -> None:
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", f"bench.{program}"),
-                *(str(daemon.socket), str(daemon.cores.asking)),
-            ],
+            [python, "-m", "bench.clients", program, address, str(core)],
             cwd=HERE.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            process_group=0,
+            process_group=0,  # a Ctrl-C in the terminal is for us
             text=True,
         )
 
@@ -186,14 +107,25 @@ class Asker:
         self._process.communicate()
 
 
+def ask_all(clients: list[Client], what: str, **details: object) -> list[Any]:
+    """All of them at the same time."""
+    for client in clients:
+        client.tell(what, **details)
+    return [client.answer() for client in clients]
+
+
 class Bench:
     """All that a run needs; a context manager that leaves nothing behind."""
 
-    def __init__(self, quick: bool) -> None:
+    def __init__(self, quick: bool, field: Field, soak_seconds: float = 0.0) -> None:
         self.quick = quick
+        self.field = field
+        self.soak_seconds = soak_seconds
         self.cores = Cores.choose()
-        self._open: list[Daemon | Asker] = []
-        self._daemons = 0
+        self._open: list[Server | Client] = []
+        self._redis: Redis | None = None
+        self._prefect: Prefect | None = None
+        self._servers = 0
         short = len(os.fsencode(tempfile.gettempdir())) < SOCKET_FOLDER_BYTES_MAX
         self._folder = Path(tempfile.mkdtemp(prefix="atmost-bench-", dir=None if short else "/tmp"))
         memory = MEMORY if os.access(MEMORY, os.W_OK) else self._folder
@@ -213,27 +145,87 @@ class Bench:
             shutil.rmtree(self._runtime, ignore_errors=True)
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def daemon(self, cores: Cores | None = None) -> Daemon:
+    def some(self, full: int, quick: int) -> int:
+        """How many of something, as the run is a quick one or not."""
+        return quick if self.quick else full
+
+    def _places(self) -> tuple[Path, Path]:
+        """A folder on the disk and one in memory, for the next server."""
+        self._servers += 1
+        return self._folder / str(self._servers), self._runtime / str(self._servers)
+
+    def daemon(self, cores: Cores | None = None, *options: str) -> Daemon:
         """Start one and wait until it answers."""
         with undisturbed():
-            self._daemons += 1
-            number = str(self._daemons)
-            made = Daemon(self._folder / number, self._runtime / number, cores or self.cores)
+            made = Daemon(*self._places(), (cores or self.cores).answering, *options)
             self._open.append(made)
         made.wait_until_ready()
         return made
 
-    def asker(self, daemon: Daemon, program: str = "asker") -> Asker:
+    def redis(self, cores: Cores | None = None) -> Redis:
+        """The case's own; started when it is first asked for."""
+        with undisturbed():
+            if self._redis is None:
+                self._redis = Redis(*self._places(), (cores or self.cores).answering)
+                self._open.append(self._redis)
+        self._redis.wait_until_ready()
+        return self._redis
+
+    def prefect(self, cores: Cores | None = None) -> Prefect:
+        """The case's own; started when it is first asked for."""
+        with undisturbed():
+            if self._prefect is None:
+                core = (cores or self.cores).answering
+                self._prefect = Prefect(*self._places(), core, self.field.prefect)
+                self._open.append(self._prefect)
+        self._prefect.wait_until_ready()
+        return self._prefect
+
+    def memory_folder(self) -> Path:
+        """For the files of a peer that needs no server."""
+        return self._runtime
+
+    def client(
+        self,
+        program: str,
+        address: str | Path,
+        cores: Cores | None = None,
+        python: str = sys.executable,
+    ) -> Client:
         """Start a client process."""
         with undisturbed():
-            made = Asker(daemon, program)
+            made = Client(program, str(address), (cores or self.cores).asking, python)
             self._open.append(made)
         return made
+
+    def client_of(self, kind: Kind, daemon: Daemon, cores: Cores | None = None) -> Client:
+        """One of that kind, with what it needs."""
+        address = {
+            "atmost": lambda: daemon.address,
+            "redis": lambda: self.redis(cores).address,
+            "prefect": lambda: self.prefect(cores).address,
+            "folder": lambda: str(self.memory_folder()),
+        }[kind.server]()
+        python = self.field.prefect if kind.server == "prefect" else sys.executable
+        return self.client(kind.program, address, cores, python)
 
     def end_case(self) -> None:
         """End what was started, clients first."""
         while self._open:
             self._open.pop().close()
+        self._redis = self._prefect = None
+
+
+def descriptors(wanted: int) -> int:
+    """Raise the soft bound of open files as far as is allowed; gives what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return soft
+    with contextlib.suppress(ValueError, OSError):  # root may, where the kernel allows so many
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 @contextlib.contextmanager
@@ -252,9 +244,3 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
-
-
-def _status(path: Path, field: str) -> int:
-    """A number from a `status` file of /proc."""
-    lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
-    return int(lines[field].split()[0])

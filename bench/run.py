@@ -1,16 +1,14 @@
 #!/usr/bin/env python3
 """Measure, print, and leave nothing behind. See README.md beside this file.
 
-usage: run.py [CASE...] [--quick] [--json FILE]; exit code 0: measured, whatever came out;
-2: no such case; 130: interrupted, and what there was by then has been printed
+exit code 0: measured (or told), whatever came out; 1: a process of the bench has failed; 2: no such
+case, contender or file; 130: interrupted, and what there was by then has been printed
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 import time
@@ -20,58 +18,123 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `bench` is this folder
 
 from bench.cases import CASES
+from bench.cases.common import Case
+from bench.compare import compared
+from bench.contenders import FAMILIES, Field
 from bench.figures import Table
+from bench.host import machine
+from bench.plot import plots
 from bench.processes import INTERRUPTIONS, Bench, Cores
+from bench.told import markdown, targets, with_section
 
-STARTS, ROUNDS = 4, 7  # short rounds: others on the machine then spoil a few, and not the median
-STARTS_QUICK, ROUNDS_QUICK = 1, 3
-LOOK_SECONDS = 0.3  # at what others do, before the first case
+ROOT = Path(__file__).resolve().parent.parent
+STARTS_QUICK, ROUNDS_QUICK = 1, 1
 BUSY_QUIET = 0.05  # of all processors, beyond which figures tell of those others too
+INTERRUPTED = "interrupted; the servers and clients have been stopped"
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
-    for number in INTERRUPTIONS:
-        signal.signal(number, signal.default_int_handler)
-    tables: dict[str, Table] = {}
-    code = 0
-    begun = time.time()
-    about = machine()
-    for line in preface(about, Cores.choose()):
-        print(line)
     try:
-        with Bench(options.quick) as bench:
-            for name in options.cases or CASES:
-                tables[name] = Table(" ".join((CASES[name].__doc__ or "").split()))
-                measure(bench, name, tables[name])
-    except KeyboardInterrupt:
-        print("\ninterrupted; the daemons and clients have been stopped")
-        code = 128 + signal.SIGINT
+        old = _read(options.compare) if options.compare else None
+        record = _read(options.told) if options.told else None
+        if options.json:
+            Path(options.json).open("a").close()  # not only after a quarter of an hour
+    except (OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    code = 0
+    if record is None:
+        record, code = _measured(options)
+        print("\n" + "\n".join(targets(record)))
+    if old is not None:
+        print("\n" + "\n".join(compared(old, record)))
+    if options.told and old is None and not options.publish:
+        print(markdown(record))
     if options.json:
-        record = {
-            "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
-            "quick": options.quick,
-            "machine": about,
-            "cases": {name: table.record() for name, table in tables.items()},
-        }
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
+    if options.publish and record["quick"]:
+        print("bench: a quick run's figures are not published", file=sys.stderr)
+        return 2
+    if options.publish:
+        publish(record)
     return code
 
 
-def measure(bench: Bench, name: str, table: Table) -> None:
-    """All rounds of a case. What there is is printed, also after an interruption."""
-    starts, rounds = (STARTS_QUICK, ROUNDS_QUICK) if bench.quick else (STARTS, ROUNDS)
+def publish(record: dict[str, Any]) -> None:
+    """The plots, and README's section."""
+    results = ROOT / "bench" / "results"
+    results.mkdir(exist_ok=True)
+    drawn = plots(record)
+    for name, text in drawn.items():
+        (results / f"{name}.svg").write_text(text)
+    readme = ROOT / "README.md"
+    readme.write_text(with_section(readme.read_text(), markdown(record, list(drawn))))
+    print(f"wrote {len(drawn)} plots into {results}, and a section of {readme}")
+
+
+def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """The record of a run, and its exit code."""
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.default_int_handler)
+    tables: dict[str, Table] = {}
+    took: dict[str, float] = {}
+    code = 0
+    begun = time.time()
+    about: dict[str, Any] = {}
+    field = Field(options.against, options.prefect)
+    names = options.cases or [name for name, case in CASES.items() if not case.asked_for]
+    try:
+        about = machine()
+        for line in [*preface(about, Cores.choose()), *field.told()]:
+            print(line, flush=True)
+        with Bench(options.quick, field, options.seconds) as bench:
+            for place, name in enumerate(names, start=1):
+                tables[name] = Table(CASES[name].title)
+                took[name] = measure(
+                    bench, CASES[name], tables[name], f"{place} of {len(names)}, {name}"
+                )
+    except KeyboardInterrupt:
+        print(f"\n{INTERRUPTED}")
+        code = 128 + signal.SIGINT
+    except RuntimeError as error:  # of a server or client process
+        print(f"bench: {error}", file=sys.stderr)
+        code = 1
+    record = {
+        "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
+        "took_seconds": round(time.time() - begun, 1),
+        "quick": options.quick,
+        "machine": about,
+        "versions": field.versions() if code == 0 else {},
+        "left_out": field.missing,
+        "cases": {
+            name: table.record() | {"took_seconds": took.get(name)}
+            for name, table in tables.items()
+        },
+    }
+    return record, code
+
+
+def measure(bench: Bench, case: Case, table: Table, told: str) -> float:
+    """All rounds of a case; the seconds that they took. What there is is printed, also after an
+    interruption."""
+    starts = STARTS_QUICK if bench.quick else case.starts
+    rounds = ROUNDS_QUICK if bench.quick else case.rounds
+    begun = time.monotonic()
     try:
         for start in range(starts):
-            progress(f"{name}: start {start + 1} of {starts}")
-            for number, _ in enumerate(CASES[name](bench, table), start=1):
-                progress(f"{name}: start {start + 1} of {starts}, round {number} of {rounds}")
+            progress(f"{told}: start {start + 1} of {starts}")
+            for number, _ in enumerate(case.measure(bench, table), start=1):
+                passed = f"{time.monotonic() - begun:.0f} s"
+                where = f"start {start + 1} of {starts}, round {number} of {rounds}, {passed}"
+                progress(f"{told}: {where}")
                 if number == rounds:
                     break
             bench.end_case()
     finally:
         progress("")
-        print(f"\n{name}: " + "\n".join(table.lines()), flush=True)
+        print(f"\n{case.name}: " + "\n".join(table.lines()), flush=True)
+    return round(time.monotonic() - begun, 1)
 
 
 def progress(words: str) -> None:
@@ -80,23 +143,12 @@ def progress(words: str) -> None:
         print(f"\r\033[2K{words}", end="", file=sys.stderr, flush=True)
 
 
-def machine() -> dict[str, Any]:
-    """What figures depend on."""
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "busy_before": round(busy(LOOK_SECONDS), 2),
-    }
-
-
 def preface(about: dict[str, Any], cores: Cores) -> list[str]:
     """How it is measured, and on what."""
     lines = [
         f"{about['processor']}, {about['cores']} cores; Linux {about['kernel']}; "
         f"Python {about['python']}",
-        f"What answers (the daemon, one end of the ping-pong) runs on core {cores.answering}, "
+        f"What answers (a server, one end of the ping-pong) runs on core {cores.answering}, "
         f"what asks on core {cores.asking}.",
         "Figures: the median of the rounds (and where half of them lie); ratios: within each round.",
     ]
@@ -109,41 +161,50 @@ def preface(about: dict[str, Any], cores: Cores) -> list[str]:
     return lines
 
 
-def busy(seconds: float) -> float:
-    """The share of all processors' time that is used while we do nothing."""
-
-    def used_and_all() -> tuple[int, int]:
-        ticks = [
-            int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        ]
-        idle = ticks[3] + ticks[4]  # idle, iowait
-        return sum(ticks) - idle, sum(ticks)
-
-    used, total = used_and_all()
-    time.sleep(seconds)
-    used_then, total_then = used_and_all()
-    return (used_then - used) / max(1, total_then - total)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+def _read(path: str) -> dict[str, Any]:
+    """A record that was written by --json. Raises OSError, ValueError."""
+    found = json.loads(Path(path).read_text())
+    if not isinstance(found, dict) or "cases" not in found:
+        raise ValueError(f"{path} is no record of the bench: write one with --json")
+    return found
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="bench", description="Measure atmost's speed against the physical floor."
+        prog="dev.py bench",
+        description="Measure atmost beside what people use today, and the physical floor.",
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES) + "; all if none")
-    parser.add_argument("--quick", action="store_true", help="few rounds: does it work at all?")
-    parser.add_argument("--json", metavar="FILE", help="write every round's figures there too")
+    add = parser.add_argument
+    add("cases", nargs="*", metavar="CASE", help=f"{_all(CASES)}; none: all but soak")
+    add("--quick", action="store_true", help="one short round: does it work at all?")
+    add("--against", metavar="NAME,...", help=f"with these contenders alone: {_all(FAMILIES)}")
+    add("--prefect", metavar="PYTHON", default="", help="also Prefect, of that venv: slow")
+    add("--seconds", type=float, default=0.0, help="how long `soak` takes (60); an hour: 3600")
+    add("--json", metavar="FILE", help="write every round's figures there too")
+    add("--compare", metavar="OLD.json", help="what has changed since then")
+    add("--told", metavar="FILE.json", help="measure nothing; tell that run, as markdown")
+    add("--publish", action="store_true", help="write the plots and README's section from it")
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.cases if name not in CASES]
-    if unknown:
-        parser.error(f"no such case: {', '.join(unknown)}; there are: {', '.join(CASES)}")
+    _refuse_unknown(parser, "case", options.cases, CASES)
+    if options.against is not None:
+        options.against = [name for name in options.against.split(",") if name]
+        _refuse_unknown(parser, "contender", options.against, FAMILIES)
+    if options.prefect:
+        default = [name for name, family in FAMILIES.items() if not family.asked_for]
+        options.against = [*(default if options.against is None else options.against), "prefect"]
     return options
+
+
+def _all(names: dict[str, Any]) -> str:
+    return ", ".join(names)
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser, what: str, names: list[str], known: dict[str, Any]
+) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        parser.error(f"no such {what}: {', '.join(unknown)}; there are: {_all(known)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from atmost.wire import Declaration, TemplateDeclaration
 from atmostd.bounds import Bounds
 from atmostd.config_file import FileSettings, parse
 from atmostd.settings import EXIT_CONFIG, Settings, arguments_parser, default_path
+from tests.bounded import NOBODY, needs_root
 
 WHOLE = b"""
 [socket]
@@ -230,6 +232,80 @@ def test_a_pipe_that_nobody_writes_to_hangs_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigInvalid, match="it is a pipe: expected a file"):
         declarations.read_file(str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("others", [0o020, 0o002])
+def test_a_file_that_others_may_write(tmp_path: Path, others: int) -> None:
+    path = tmp_path / "my file.toml"
+    path.write_text("[daemon]\nidle_seconds = 1\n")
+    path.chmod(0o644 | others)
+    (told,) = refused(path)
+    assert told.startswith(
+        f"others may write to it (its mode is {0o644 | others:o}): keep them out"
+    )
+    subprocess.run(shlex.split(told.partition("with: ")[2]), check=True)
+    assert settings_of(["--config", str(path)]).idle_seconds == 1
+
+
+def test_a_folder_that_everybody_may_write_to(tmp_path: Path) -> None:
+    """Also that of the file itself, behind a link."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (folder / "f").write_text("[daemon]\nidle_seconds = 1\n")
+    (tmp_path / "link").symlink_to("open/f")
+    folder.chmod(0o777)
+    for path in (folder / "f", tmp_path / "link"):
+        (told,) = refused(path)
+        assert f"others may write to the folder {folder} (its mode is 777)" in told
+        assert told.endswith(f"chmod go-w {folder}")
+    for mode in (0o1777, 0o775):  # nobody can take it away; only some can, and put nothing there
+        folder.chmod(mode)
+        assert settings_of(["--config", str(tmp_path / "link")]).idle_seconds == 1
+
+
+@needs_root
+def test_a_file_or_a_link_of_somebody_else(tmp_path: Path) -> None:
+    path, link = tmp_path / "f", tmp_path / "link"
+    path.write_text("[daemon]\nidle_seconds = 1\n")
+    link.symlink_to("f")
+    for theirs, named in ((path, path), (path, link), (link, link)):
+        os.chown(theirs, NOBODY, NOBODY, follow_symlinks=False)
+        (told,) = refused(named)
+        assert told.startswith(f"it belongs to uid {NOBODY}, who could write anything there: ")
+        subprocess.run(shlex.split(told.partition("with: ")[2]), check=True)
+        assert settings_of(["--config", str(named)]).idle_seconds == 1
+
+
+def test_a_pipe_without_a_name_is_refused_as_one_with_a_name_is(tmp_path: Path) -> None:
+    """What it has by now may be the half, and nobody can read it again."""
+    ours, theirs = os.pipe()
+    os.write(theirs, b"[daemon]\nidle_seconds = 1\n")
+    os.close(theirs)
+    assert "it is a pipe: expected a file" in refused(Path(f"/dev/fd/{ours}"))[0]
+    os.close(ours)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert "it is a pipe: expected a file" in refused(path)[0]
+
+
+def test_a_start_with_a_file_that_others_may_write(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("")
+    path.chmod(0o666)
+    done = run("--config", str(path))
+    assert done.returncode == EXIT_CONFIG
+    assert done.stderr == (
+        f"atmostd: {path}: others may write to it (its mode is 666): keep them out with: "
+        f"chmod go-w {path}\n"
+    )
+
+
+def refused(path: Path) -> list[str]:
+    """Why the file at this path is not read."""
+    with pytest.raises(ConfigInvalid) as caught:
+        settings_of(["--config", str(path)])
+    assert caught.value.path == str(path)
+    return caught.value.mistakes
 
 
 def settings_of(arguments: list[str]) -> Settings:

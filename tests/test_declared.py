@@ -182,6 +182,17 @@ def test_a_wrong_file_changes_nothing_and_every_mistake_is_told(daemon: Configur
     assert daemon.told() == BOTH
 
 
+def test_a_file_that_others_may_write_is_not_reloaded(daemon: Configured) -> None:
+    daemon.file.chmod(0o666)
+    with pytest.raises(errors.ConfigInvalid, match=r"others may write to it .* chmod go-w"):
+        daemon.reload(TWO.replace("limit = 5", "limit = 6"))
+    assert "others may write to it" in daemon.log_text()
+    assert daemon.told() == BOTH
+    daemon.file.chmod(0o644)
+    daemon.reload(TWO.replace("limit = 5", "limit = 6"))
+    assert daemon.told()["database"][0] == 6
+
+
 def test_a_file_that_was_taken_away_deletes_nothing(daemon: Configured) -> None:
     daemon.file.unlink()
     with daemon.client() as client, pytest.raises(errors.ConfigInvalid, match="No such file"):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -214,6 +215,52 @@ def test_a_limit_of_the_file_that_somebody_has_changed(
         with daemon.client() as client:
             client.update_limit("my db", limit=5)
         assert of_daemon(daemon, capsys) == {}
+    finally:
+        daemon.stop(signal.SIGKILL)
+
+
+def test_what_somebody_has_deleted_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that is told brings back the very limit; the file brings back all."""
+    file = tmp_path / "atmostd.toml"
+    file.write_text(
+        '[[limit]]\nname = "-my db"\nlimit = 5\nrate = "100/min"\nactive = false\n'
+        '[[limit]]\nname = "other"\nlimit = 1\n[[template]]\nmatch = "user-*"\nlimit = 2\n'
+    )
+    daemon = RunningDaemon(tmp_path, "--config", str(file)).start()
+    atmost = client_of(daemon, capsys)
+    try:
+        nothing = tmp_path / "nothing.toml"
+        nothing.write_text("")
+        assert atmost("apply", "-f", str(nothing), "--prune").code == 0
+        daemon.stop()
+        daemon.start()  # the file has nothing new to say
+        deleted = of_daemon(daemon, capsys)["deleted"]
+        assert deleted["serious"] is False
+        assert "limit '-my db', limit 'other', template 'user-*'" in deleted["text"]
+        command, _, rest = deleted["mend"].partition("; or put the file in force with: ")
+        assert rest.startswith("atmost apply -f FILE; ")
+        assert atmost(*shlex.split(command)[1:]).code == 0
+        deleted = of_daemon(daemon, capsys)["deleted"]
+        assert deleted["text"].endswith(": limit 'other', template 'user-*'")
+        assert atmost("apply", "-f", str(file)).code == 0
+        assert of_daemon(daemon, capsys) == {}
+    finally:
+        daemon.stop(signal.SIGKILL)
+
+
+def test_more_of_the_file_was_deleted_than_one_answer_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "atmostd.toml"
+    file.write_text("".join(f'[[limit]]\nname = "{i:0200}"\nlimit = 5\n' for i in range(700)))
+    daemon = RunningDaemon(tmp_path, "--config", str(file)).start()
+    try:
+        nothing = tmp_path / "nothing.toml"
+        nothing.write_text("")
+        assert client_of(daemon, capsys)("apply", "-f", str(nothing), "--prune").code == 0
+        assert of_daemon(daemon, capsys)["deleted"]["text"].endswith(" and 695 more")
     finally:
         daemon.stop(signal.SIGKILL)
 

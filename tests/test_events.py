@@ -41,7 +41,7 @@ def events(count: int) -> list[wire.Event]:
 
 def test_all_that_fits_leaves_in_as_few_frames_as_may_be() -> None:
     reader = Reader(10**6)
-    assert Watch(1, None, reader).take(encoded(2000), 0) == 0
+    assert Watch(1, None, reader, 0).take(encoded(2000), 0) == 0
     assert [event for answer in reader.said for event in answer.events] == events(2000)
     assert len(reader.said) == 5
     assert not any(answer.missed for answer in reader.said)
@@ -49,7 +49,7 @@ def test_all_that_fits_leaves_in_as_few_frames_as_may_be() -> None:
 
 def test_what_does_not_fit_is_told_at_once_to_who_reads() -> None:
     reader = Reader(5000)
-    watch = Watch(1, None, reader)
+    watch = Watch(1, None, reader, 0)
     missed = watch.take(encoded(100), 7)
     watch.tell_missed()
     first, last = reader.said
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_told_at_once_to_who_reads() -> None:
 
 def test_who_does_not_read_is_told_when_it_does() -> None:
     reader = Reader(10**6)
-    watch = Watch(1, None, reader)
+    watch = Watch(1, None, reader, 0)
     reader.is_slow = True
     assert watch.take(encoded(3), 0) == 3
     assert watch.take(encoded(4), 0) == 4
@@ -74,7 +74,7 @@ def test_who_does_not_read_is_told_when_it_does() -> None:
 
 def test_the_next_events_tell_what_was_missed_before_them() -> None:
     reader = Reader(10**6)
-    watch = Watch(1, None, reader)
+    watch = Watch(1, None, reader, 0)
     reader.is_slow = True
     watch.take(encoded(3), 0)
     reader.is_slow = False

@@ -40,6 +40,7 @@ async def connected(folder: Path) -> AsyncIterator[tuple[Daemon, socket.socket]]
     store.open()
     journal.open()
     daemon = Daemon(settings, store, journal)
+    daemon.own_pid = 0  # here the client is in the same process
     journal.begin(tuple, daemon.turn.end_soon)
     ours, client = socket.socketpair()
     ours.setblocking(False)

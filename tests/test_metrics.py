@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -151,11 +152,12 @@ def test_a_textfile_that_cannot_be_written_is_named(daemon: RunningDaemon, tmp_p
 DAEMON = wire.DaemonStatistics(1.5, 1, 1, 1, 0, 0, 0.0, 0.0, 1, 1, 1, 0.5, 1)
 
 
-def limit(name: str, origin: str = "hand") -> wire.LimitStatistics:
+def limit(name: str, origin: str = "hand", template: str = "") -> wire.LimitStatistics:
     return wire.LimitStatistics(
         *(name, 2, True, False, 1, 0.5, 1, 3.5, 5, 4, {"never_fits": 1}, 1, 1, 1),
         *(1.5, [3, 2], 2.5, [3, 1], 0.5),
         origin,
+        template,
     )
 
 
@@ -177,6 +179,50 @@ def test_the_number_of_series_is_bounded() -> None:
     assert sums["<template>"].oldest_wait_seconds == 3.5
     parsed(prometheus.render(wire.Statistics(1, limits, False, [0.5], DAEMON), 8))
     assert prometheus.bounded(limits, 100) == limits
+
+
+def test_each_template_has_its_own_sum_as_long_as_they_are_few() -> None:
+    limits = [limit(f"{n}-{m}", "template", f"{n}-*") for n in range(150) for m in range(2)]
+    sums = {
+        one.name: one.grants for one in prometheus.bounded([*limits, limit("x", "template")], 8)
+    }
+    assert len(sums) == prometheus.TEMPLATES_MAX + 1
+    assert sums["<template 0-*>"] == 10
+    assert sums["<template>"] == 5 * (2 * 50 + 1)
+    parsed(prometheus.render(wire.Statistics(1, limits, False, [0.5], DAEMON), 8))
+
+
+def test_the_sums_of_a_real_daemon(tmp_path: Path) -> None:
+    """Which template has made a limit also follows a file that is read again."""
+    file = tmp_path / "f.toml"
+    one, other = (f'[[template]]\nmatch = "{match}"\nlimit = 2\n' for match in ("a*", "*1"))
+    file.write_text(one + other)
+    running = RunningDaemon(tmp_path, "--config", str(file)).start()
+
+    def sums() -> dict[str, float]:
+        page = prometheus.render(client.list_statistics(), 0)
+        return {
+            dict(labels)["limit"]: value
+            for (name, labels), value in parsed(page).items()
+            if name == "atmost_held_slots"
+        }
+
+    try:
+        with running.client() as client:
+            client.create_limit("by hand", 1)
+            for name in ("a1", "a2", "b1"):
+                client.acquire(name)
+            made = {"<others>": 0, "<template a*>": 2, "<template *1>": 1}
+            assert sums() == made
+            running.stop(signal.SIGKILL)
+            running.start()
+            assert sums() == made
+            file.write_text(other + one)
+            client._ask(wire.Reload)
+            client._ask(wire.Reload)
+            assert sums() == {"<others>": 0, "<template a*>": 1, "<template *1>": 2}
+    finally:
+        running.stop(signal.SIGKILL)
 
 
 # What stands on these metrics

@@ -261,6 +261,32 @@ def test_who_holds_and_who_is_ahead(
         assert "it holds 2 slots there itself" in lines[0]
 
 
+def test_what_is_left_out_is_counted(
+    daemon: RunningDaemon, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Requests of a limit and of a process, limits of one request, and what a process holds."""
+    atmost = client_of(daemon, capsys)
+    names = [f"my {letter}" for letter in "abcdefg"]
+    for name in names:
+        client.create_limit(name, 1)
+        client.acquire(name)
+    lines = atmost("explain", str(os.getpid())).out.splitlines()
+    assert len(lines) == 4
+    assert lines[3] == "and 4 more; see all of them with: atmost ps"
+    foreign = Foreign(str(daemon.socket))
+    for _ in range(34):
+        foreign.request("acquire", dict.fromkeys(names, 1))
+    foreign.ask("status")
+    lines = atmost("explain", names[0]).out.splitlines()
+    assert len(lines) == 21
+    assert lines[20] == "and 14 more; see all of them with: atmost ps 'my a'"
+    assert lines[0].count("it holds 1 slot there itself") == 4
+    assert lines[0].endswith("; and it waits for 3 more of these limits")
+    lines = atmost("explain", str(os.getpid())).out.splitlines()
+    assert lines[20] == "and 14 more; see all of them with: atmost ps"
+    foreign.close()
+
+
 def test_a_rate_is_told_exactly(daemon: RunningDaemon, client: Client) -> None:
     client.create_limit("api", 4, slot_decay_per_second=0.01)
     client.rate_limit("api", 4)

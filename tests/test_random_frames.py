@@ -28,6 +28,7 @@ FRAMES = int(os.environ.get("ATMOST_FRAMES", "100000"))
 SEED = int(os.environ.get("ATMOST_SEED", "1"))
 FRAMES_IN_A_ROW_MAX = 6  # on one connection; bad bytes hide what comes after them
 CONNECTIONS_AT_ONCE = 32
+TOKENS_BEFORE = 2_000  # so that the neighbour's grant has no small number
 MEMORY_KB_MAX = 150 * 1024  # with the thousands of limits that these frames make
 
 SESSIONS = [bytes([number]) * 16 for number in range(8)]  # that come back again and again
@@ -140,6 +141,12 @@ def hear(connection: socket.socket) -> int:
 
 
 def test_random_frames_harm_nobody(daemon: RunningDaemon) -> None:
+    with (
+        daemon.client() as client
+    ):  # an operator may release any grant: one of them asks for number 1
+        client.create_limit("before", 1)
+        for _ in range(TOKENS_BEFORE):
+            client.acquire("before").release()
     neighbour = Neighbour(daemon)
     neighbour.start()
     source = random.Random(SEED)
@@ -157,9 +164,9 @@ def test_random_frames_harm_nobody(daemon: RunningDaemon) -> None:
     for session in SESSIONS:  # one that was cut off still has what it had, until it comes back
         good = [frame("hello", 1, session, 1, ["job"], "ada", ""), frame("resume", 1)]
         hear(speak(daemon, good[1:], good[0]))
-    client = Client(str(daemon.socket))
-    wait_until(lambda: client.ask("status")[11] == 0, "nobody waits any more")
-    client.close()
+    foreign = Client(str(daemon.socket))
+    wait_until(lambda: foreign.ask("status")[11] == 0, "nobody waits any more")
+    foreign.close()
     assert "Traceback" not in daemon.log_text(), daemon.log
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())
     assert found

@@ -84,6 +84,16 @@ def test_what_was_written_is_read_again(state: State, generation: int) -> None:
     assert snapshot.from_bytes(snapshot.to_bytes(state, generation)) == (state, generation)
 
 
+def test_parts_that_are_encoded_already_make_the_same_bytes() -> None:
+    parts = msgspec.structs.replace(
+        REALISTIC,
+        limits=[snapshot.encoded(limit) for limit in REALISTIC.limits],
+        said_limits=[snapshot.encoded(said) for said in REALISTIC.said_limits],
+    )
+    assert snapshot.to_bytes(parts, generation=77) == DATA
+    assert REALISTIC.limits
+
+
 def test_the_format_is_what_its_module_says() -> None:
     assert Header().sealed(msgspec.msgpack.encode(REALISTIC)) == DATA
     assert snapshot.from_bytes(DATA) == (REALISTIC, 77)

@@ -187,6 +187,27 @@ def test_lives_by_proofs(service: Service) -> None:
         assert len(client.list_tickets()) == 0
 
 
+def test_its_own_proofs_are_no_clients(service: Service) -> None:
+    """So one that proves again and again also leaves when nobody is there."""
+    service.watchdog = WATCHDOG_SECONDS
+    service.options = ("--bound", "connections=1", "--bound", "connections_kept=0")
+    service.start().hear("READY=1")
+    with service.client() as client:
+        service.forget()
+        for _ in range(5):  # also while all connections are taken
+            service.hear("WATCHDOG=1")
+            service.forget()
+            counted = client.list_statistics().daemon
+            assert (counted.connections, counted.sessions) == (1, 1)
+    assert service.stop() == 0
+    service.options = ("--idle-seconds", str(4 * WATCHDOG_SECONDS))
+    service.start().hear("WATCHDOG=1")
+    assert service.process is not None
+    assert service.process.wait(PATIENCE_SECONDS) == 0
+    assert "nobody was there for" in service.log_text()
+    assert "too many" not in service.log_text()
+
+
 FAULTS = {
     "the door does not answer": """
 from atmostd.connection import Connection

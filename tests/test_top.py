@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from atmost import wire
+from atmost.cli.keys import Keys
 from atmost.cli.output import width_of
 from atmost.cli.topview import Row, View, lines_of
 from atmost.sync import Client
@@ -95,6 +96,49 @@ def test_the_picked_one_stays_in_sight() -> None:
         assert any(view.picked in line for line in lines_of(view, 80, 10)[2:])
 
 
+def test_who_looks_inside_while_paused_sees_nobody_elses() -> None:
+    ticket = wire.TicketRecord("db", "held", 1, 17, "ada", "x", 12.5, None, 1)
+    view = View(rows=[Row(limit("a"), 0)], picked="a", paused=True, tickets=[ticket])
+    view.press("enter")
+    assert "pid 17" not in "".join(lines_of(view, 80, 24))
+
+
+def test_without_colours() -> None:
+    view = View(rows=[Row(limit("a", 1, 1), 0)], colours=False)
+    assert not re.search(r"\x1b\[3\dm", "".join(lines_of(view, 80, 24)))
+
+
+@pytest.mark.parametrize(
+    ("typed", "keys"),
+    [
+        ("jk", ["j", "k"]),
+        ("\x1b[A\x1bOB\x1b[5~\x1b[1~\x1bOF", ["up", "down", "page up", "home", "end"]),
+        ("\x1b[1;5A\x1b[3~\x1bOP\x1b[[A\x1b[<0;1;2Mq", ["q"]),  # of what we know nothing
+        ("\x1bq\x1b[C", []),  # Alt and a key is not that key
+        ("größe\r\x7f\x04", [*"größe", "enter", "back", "end of input"]),
+        ("a\tb\0c\x01\u202e", ["a", "b", "c"]),
+    ],
+)
+def test_keys_however_they_come(typed: str, keys: list[str]) -> None:
+    """All at once, or byte for byte."""
+    data = typed.encode()
+    assert Keys().feed(data) == keys
+    slow = Keys()
+    assert [key for n in range(len(data)) for key in slow.feed(data[n : n + 1])] == keys
+    assert slow.finish() == []
+
+
+def test_the_escape_key_is_what_does_not_go_on() -> None:
+    keys = Keys()
+    assert keys.feed(b"\x1b") == []
+    assert keys.unfinished
+    assert keys.finish() == ["escape"]
+    assert keys.feed(b"\x1b[1;") == []
+    assert keys.finish() == []
+    assert keys.feed(b"\x1b[" + b"1;" * 40)[-1:] == [";"]  # nor does anything wait for ever
+    assert keys.feed(b"q") == ["q"]
+
+
 # On a terminal
 
 
@@ -118,6 +162,81 @@ def test_a_person_looks_around(daemon: RunningDaemon, client: Client) -> None:
         assert terminal.end() == 0
         assert terminal.text.endswith(LEFT + "\x1b[0m")
     grant.release()
+
+
+def test_paused_it_does_nothing_but_wait(daemon: RunningDaemon, client: Client) -> None:
+    client.create_limit("database", 1)
+    grant = client.acquire("database")
+    with Terminal(daemon, "top") as terminal:
+        terminal.read_until("database")
+        terminal.type("p")
+        terminal.read_until("PAUSED")
+        began, frames = ticks(terminal), terminal.text.count("\x1b[H")
+        for n in range(3):  # each time somebody else's frame says that time has passed
+            with Terminal(daemon, "top") as other:
+                other.read_until("database")
+                other.type("\x04")
+                assert other.end() == 0, n
+        assert terminal._read().count("\x1b[H") == frames
+        assert ticks(terminal) - began <= 1
+        terminal.type("j\r")  # but who holds is looked at
+        terminal.read_until(f"pid {os.getpid()}")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    grant.release()
+
+
+def ticks(terminal: Terminal) -> int:
+    """Of processor time that the command has had."""
+    with open(f"/proc/{terminal.process.pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_sequence_that_comes_in_pieces(daemon: RunningDaemon, client: Client) -> None:
+    """Over a slow line. As the escape key, its beginning would forget the words."""
+    for name in ("one", "two"):
+        client.create_limit(name, 1)
+    with Terminal(daemon, "top") as terminal:
+        terminal.read_until("one")
+        terminal.type("/t\r")
+        terminal.read_until("/t ")
+        for piece in ("\x1b", "[", "B", "\r"):
+            terminal.type(piece)
+        terminal.read_until("two: who holds, who waits")
+        terminal.type("\x1b")  # back
+        seen = len(terminal.text)
+        wait_until(lambda: "NAME" in terminal._read()[seen:], "the limits again")
+        assert "/t" in terminal.text[seen:]
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
+def test_the_last_column_is_not_erased(daemon: RunningDaemon, client: Client) -> None:
+    """What is erased behind it is the character in it."""
+    client.create_limit("database", 1)
+    with Terminal(daemon, "top") as terminal:
+        terminal.read_until("active")
+        assert not re.search(r"(?<!\n)(?<!\x1b\[H)\x1b\[[JK]", terminal.text)
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
+def test_after_a_stop_that_nobody_could_prepare_for(daemon: RunningDaemon) -> None:
+    """The shell has set its terminal as it likes it."""
+    with Terminal(daemon, "top") as terminal:
+        terminal.read_until("no limits")
+        terminal.process.send_signal(signal.SIGSTOP)
+        mode = termios.tcgetattr(terminal._ours)
+        mode[3] |= termios.ICANON | termios.ECHO
+        termios.tcsetattr(terminal._ours, termios.TCSANOW, mode)
+        seen = len(terminal.text)
+        terminal.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: "\x1b[?1049h" in terminal._read()[seen:], "it takes the terminal again")
+        assert not termios.tcgetattr(terminal._ours)[3] & termios.ICANON
+        terminal.type("q")
+        assert terminal.end() == 0
+        assert termios.tcgetattr(terminal._ours)[3] & termios.ICANON
 
 
 def test_the_terminal_changes_its_size(daemon: RunningDaemon, client: Client) -> None:

@@ -41,6 +41,7 @@ from atmost.exchange import (
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+from atmost.restarting import Restarting
 from atmost.watching import Event, Frames
 
 
@@ -77,7 +78,12 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, exchange: Exchange, at: SocketPath, connected: socket.socket, seconds: float
+        self,
+        exchange: Exchange,
+        at: SocketPath,
+        connected: socket.socket,
+        seconds: float,
+        start: bool,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.lost: AtmostError | None = None  # why this session is over
@@ -90,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connected = True  # what is sent may arrive; else it waits to be said again
         self._away = Reconnecting(seconds)
+        self._restarting = Restarting(at, start)
         self._welcome_by = 0.0  # or the calls give up
         self._timer: asyncio.TimerHandle | None = None  # the next try, or the end of the last one
         self._linking: asyncio.Task[None] | None = None  # makes a transport of a new socket
@@ -111,7 +118,7 @@ class Connection(asyncio.Protocol):
         hang_ups = 0
         while True:
             connected, at = await _connect_to_one(places, start)
-            connection = cls(Exchange(command), at, connected, seconds)
+            connection = cls(Exchange(command), at, connected, seconds, start)
             try:
                 await connection.loop.create_unix_connection(lambda: connection, sock=connected)  # noqa: B023
                 await connection._shake_hands()
@@ -228,6 +235,7 @@ class Connection(asyncio.Protocol):
     def _start(self, frame: bytes) -> None:
         if not self._connected:
             if self._away.hurry(time.monotonic()):
+                self._restarting.hurry()
                 self._stop_timer()
             self._go_on()
         self._send(frame)
@@ -324,6 +332,7 @@ class Connection(asyncio.Protocol):
                 self._lose(self._exchange.refusal)
         elif self._away.since is not None and self._exchange.welcomed:
             self._away.back()
+            self._restarting.back()
             self._stop_timer()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -389,7 +398,8 @@ class Connection(asyncio.Protocol):
         try:
             connected = _connect(self._at)
         except (OSError, MemoryError) as error:
-            self._away.failed(why_not_connected(error))
+            waits = bool(self._calls or self._streams)
+            self._away.failed(self._restarting.failed(error, waits))
             self._exchange.refusal = None
             self._fail_if_away_too_long()
             self._go_on()
@@ -436,7 +446,7 @@ class Connection(asyncio.Protocol):
 
     def _fail_if_away_too_long(self) -> None:
         """Who waits is told, if the daemon does not come back in time. What is held is still held."""
-        if not self._away.gave_up(time.monotonic()):
+        if not self._away.gave_up(time.monotonic()) or self._restarting.is_under_way:
             return
         why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
         calls, self._calls = self._calls, {}

@@ -37,11 +37,15 @@ _KEY = re.compile(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")
 T = TypeVar("T")
 
 
-def read_file(path: str, wait: bool = False) -> bytes:
-    """The bytes of a file. Raises ConfigInvalid: it can't be read, or is too long. A pipe is read to its
-    end if there is time to `wait` for it, and else refused: what it has by now may be the half."""
+def read_file(
+    path: str, check: Callable[[int], None] = lambda descriptor: None, wait: bool = False
+) -> bytes:
+    """The bytes of a file. Raises ConfigInvalid: it can't be read, or is too long; or what `check` raises
+    of what was opened. A pipe is read to its end if there is time to `wait` for it, and else refused: what
+    it has by now may be the half."""
     try:
         with open(path, "rb", opener=None if wait else _not_blocking) as file:
+            check(file.fileno())
             if not wait and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
                 raise ConfigInvalid(path, ["cannot read it: it is a pipe: expected a file"])
             data = file.read(FILE_BYTES_MAX + 1)

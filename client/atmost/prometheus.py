@@ -2,8 +2,8 @@
 
 Rule 1: names end in their unit, counters in _total; HELP and TYPE stand once, before their samples.
 Rule 2: the number of series is bounded. Limits that nobody has declared (made by a template or by a
-request) are told one by one as long as there are few, else summed; so are declared ones beyond the
-bound. The names of the sums are such that no limit can have.
+request) are told one by one as long as there are few, else summed, those of each template by themselves;
+so are declared ones beyond the bound. The names of the sums are such that no limit can have.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from atmost.wire import DaemonStatistics, LimitStatistics, Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LIMITS_MAX = 1_000  # each is about 45 series
+TEMPLATES_MAX = 100  # so many have a sum of their own; the others one for all together
 UNDECLARED = ("template", "implicit")
 REST = "others"
 
@@ -109,9 +110,11 @@ def bounded(limits: Sequence[LimitStatistics], limits_max: int) -> list[LimitSta
         return list(limits)
     told: list[LimitStatistics] = []
     sums: dict[str, LimitStatistics] = {}
+    patterns = sorted({limit.template for limit in limits if limit.template})
+    own = {pattern: f"template {pattern}" for pattern in patterns[:TEMPLATES_MAX]}
     for limit in limits:
         origin = limit.origin or ("implicit" if limit.implicit else "")
-        kind = origin if origin in UNDECLARED else REST
+        kind = own.get(limit.template, origin) if origin in UNDECLARED else REST
         if kind == REST and len(told) < limits_max:
             told.append(limit)
         else:

@@ -71,7 +71,52 @@ def connect(
             none.path, none.source, f"{none.reason}; {why}", why.advice
         ) from None
     own = tried[-1]
-    return started(own, dial, ["--user", "--idle-seconds", f"{IDLE_SECONDS:g}"]), own
+    return started(own, dial, _options_by_itself()), own
+
+
+def _options_by_itself() -> list[str]:
+    """Of a daemon that nobody has asked for."""
+    return ["--user", "--idle-seconds", f"{IDLE_SECONDS:g}"]
+
+
+def start_again(at: SocketPath) -> None:
+    """If the daemon of this user's own was killed, have another one run, once however many ask for
+    that. Raises NotStarted or OSError: none may be started, or it failed."""
+    check_may_start()
+    deadline = time.monotonic() + START_SECONDS
+    with _lock_file(at) as lock:
+        while not _taken(lock):  # another process starts one
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(LOOK_SECONDS)
+        if not _was_killed(at):
+            return
+        word, reason = _start(at, _options_by_itself(), deadline)
+        if word not in ("ready", "taken"):
+            raise NotStarted(reason)
+
+
+def _was_killed(at: SocketPath) -> bool:
+    """Whether there is a socket without a daemon: one that ends in order takes it away while it still
+    has the lock."""
+    try:
+        lock = os.open(f"{at.path}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return stat.S_ISSOCK(os.lstat(at.path).st_mode)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+def not_started(at: SocketPath, why: Exception) -> str:
+    """In words, for who goes without."""
+    reason = _told(why) if isinstance(why, OSError) else str(why) or type(why).__name__
+    return f"none could be started again: {reason} (its log: {log_path(at)})"
 
 
 def check_may_start() -> None:
@@ -173,6 +218,8 @@ def _lock_file(at: SocketPath) -> Iterator[int]:
     try:
         yield lock
     finally:
+        # A child that was forked meanwhile, by another thread, has a copy of it.
+        fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
 
 

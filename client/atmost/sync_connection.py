@@ -47,6 +47,7 @@ from atmost.exchange import (
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
+from atmost.restarting import Restarting
 from atmost.slate import lent
 from atmost.sync_caller import Caller, this_thread
 from atmost.sync_reconnecting import (
@@ -82,6 +83,7 @@ class Connection(Streams):
         connected: Socket,
         seconds: float,
         level: int = 0,
+        start: bool = False,
     ) -> None:
         self._make_lock()
         self._level = level  # of the calls that go by it: Caller.depth
@@ -94,6 +96,7 @@ class Connection(Streams):
         self._socket = connected
         self._connected = True  # what is sent may arrive; else it waits to be said again
         self._away = Reconnecting(seconds)
+        self._restarting = Restarting(at, start)
         self._welcome_by = math.inf  # or the calls give up
         self._pausing: threading.Lock | None = None  # held while the leader waits for the next try
         self._ends_settled = False  # nobody uses it any more: it is over when the daemon knows all
@@ -116,7 +119,7 @@ class Connection(Streams):
         while True:
             connected = Socket(takes_descriptor=slate)
             at = _connect(connected, places, start)
-            connection = cls(Exchange(command, slate), at, connected, seconds, level)
+            connection = cls(Exchange(command, slate), at, connected, seconds, level, start)
             try:
                 connection._shake_hands()
                 return connection
@@ -259,6 +262,7 @@ class Connection(Streams):
                 self._calls[number] = call
                 self._send(frame)
                 if not self._connected and self._away.hurry(time.monotonic()):
+                    self._restarting.hurry()
                     self._poke()
             self._wait(call, None if patience is None else time.monotonic() + patience)
             answer = call.answer
@@ -430,6 +434,7 @@ class Connection(Streams):
             if self._away.since is not None and self._exchange.welcomed:
                 self._exchange.borrow(lent(self._socket.descriptor()))
                 self._away.back()
+                self._restarting.back()
             if HELPER in self._calls and not self._exchange.unsettled:
                 self._answer(self._calls[HELPER], wire.Done(HELPER))
                 del self._calls[HELPER]

@@ -18,6 +18,7 @@ from atmost.errors import AtmostError
 from atmost.exchange import HELLO_SECONDS, Answer, Exchange
 from atmost.paths import SocketPath
 from atmost.reconnecting import Reconnecting
+from atmost.restarting import Restarting
 from atmost.sync_caller import Caller
 from atmost.sync_socket import Socket
 
@@ -53,6 +54,7 @@ class Reconnects(ABC):
     _socket: Socket
     _connected: bool
     _away: Reconnecting
+    _restarting: Restarting
     _welcome_by: float
     _pausing: threading.Lock | None
 
@@ -94,7 +96,7 @@ class Reconnects(ABC):
 
     def _fail_if_away_too_long(self) -> None:
         """Who waits is told, if the daemon does not come back in time. What is held is still held."""
-        if not self._away.gave_up(time.monotonic()):
+        if not self._away.gave_up(time.monotonic()) or self._restarting.is_under_way:
             return
         why = self._exchange.refusal or unavailable(self._at, self._away.not_back())
         for number in self._streams:
@@ -128,8 +130,10 @@ class Reconnects(ABC):
         try:
             self._socket.connect(self._at)
         except (OSError, MemoryError) as error:
+            _check_ours(error)
             with self._lock:
-                self._away.failed(_why(error))
+                waits = bool(self._streams) or any(number != HELPER for number in self._calls)
+                self._away.failed(self._restarting.failed(error, waits))
                 self._exchange.refusal = None
                 self._fail_if_away_too_long()
             return
@@ -181,11 +185,15 @@ def why_broken(error: OSError) -> str:
 
 
 def _why(error: OSError | MemoryError) -> str:
-    """What the socket's own error means; any other goes on: a signal handler of the program has
-    raised it."""
+    """What the socket's own error means."""
+    _check_ours(error)
+    return why_not_connected(error)
+
+
+def _check_ours(error: OSError | MemoryError) -> None:
+    """One that is not of a socket goes on: a signal handler of the program has raised it."""
     if isinstance(error, OSError) and error.errno is None:
         raise error
-    return why_not_connected(error)
 
 
 def seconds_left(deadline: float) -> float:

@@ -54,6 +54,7 @@ class Streams(Reconnects):
                 self._streams[number] = stream
                 self._send(frame)
                 if not self._connected and self._away.hurry(time.monotonic()):
+                    self._restarting.hurry()
                     self._poke()
             self._wait_for_events(stream, ANSWER_SECONDS)
         except BaseException:

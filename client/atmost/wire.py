@@ -201,6 +201,14 @@ class ListTemplates(Message, frozen=True, array_like=True, tag="list_templates")
     after: int = 0  # go on behind so many of them
 
 
+class ListDeleted(Message, frozen=True, array_like=True, tag="list_deleted"):
+    """Limits and templates of the configuration file that somebody has deleted since: what making them
+    again would change. Answer: Changes, whose version means nothing."""
+
+    request: int
+    after: int = 0  # go on behind so many of them
+
+
 class Watch(Message, frozen=True, array_like=True, tag="watch"):
     """What happens from now on, until a Release or the end of the connection. Answers: Events, one
     after another; or Failed."""
@@ -259,6 +267,7 @@ ClientMessage = (
     | ListChanges
     | Commit
     | ListTemplates
+    | ListDeleted
     | Watch
     | ReleaseGrant
     | ResetSpent
@@ -436,6 +445,7 @@ class Explanation(Message, frozen=True, array_like=True):
     slots: dict[str, int]  # all that it asks
     lacks: list[Lack]  # the limits for which it waits
     keeps: bool  # it was passed so often that its lines wait for it now
+    lacks_total: int = 0  # how many limits it waits for, told here or not
 
 
 class Explanations(Message, frozen=True, array_like=True, tag="explanations"):
@@ -446,6 +456,7 @@ class Explanations(Message, frozen=True, array_like=True, tag="explanations"):
     total: int  # how many wait, told here or not
     held: list[TicketRecord]  # what the process that was asked for holds; of a limit: who holds it
     limits: list[LimitRecord]  # the limit that was asked for
+    held_total: int = 0  # how many there are of `held`, told here or not
 
 
 class LimitStatistics(Message, frozen=True, array_like=True):
@@ -471,6 +482,7 @@ class LimitStatistics(Message, frozen=True, array_like=True):
     hold_buckets: list[int]
     mean_hold_seconds: float | None  # of recent holders
     origin: str = ""  # hand, file, template or implicit; empty: not known
+    template: str = ""  # the pattern of the template that has made it; empty: none, or not known
 
 
 class DaemonStatistics(Message, frozen=True, array_like=True):
@@ -558,7 +570,7 @@ DaemonMessage = (
 # Requests that version 1 does not know.
 NEW_IN_2: frozenset[type[Message]] = frozenset(
     {
-        *(Reload, Draft, ListChanges, Commit, ListTemplates),
+        *(Reload, Draft, ListChanges, Commit, ListTemplates, ListDeleted),
         *(Watch, ReleaseGrant, ResetSpent, Explain, ListStatistics),
     }
 )

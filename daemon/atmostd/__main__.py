@@ -85,6 +85,7 @@ class Daemon:
         self.connections: set[Connection] = set()
         self.refused: set[Connection] = set()  # they may still read why
         self.processes = Processes()
+        self.own_pid = os.getpid()
         self._settings = settings
         self._journal = journal
         self._boot_id = _boot_id()

@@ -39,11 +39,13 @@ class Surroundings:
 class Actor:
     """Post events; the rest happens in their order."""
 
-    __slots__ = ("_around", "_awake", "_coroutine", "_inbox", "limit", "origin")
+    __slots__ = ("_around", "_awake", "_coroutine", "_inbox", "limit", "origin", "template")
 
     def __init__(self, limit: Limit, origin: str, around: Surroundings) -> None:
         self.limit = limit
         self.origin = origin  # who has set it: declared.py
+        # The pattern that has made it, and of which templates: others may have another one.
+        self.template: tuple[object, str] | None = None
         self._around = around
         self._inbox: deque[Event] = deque()
         self._awake = False

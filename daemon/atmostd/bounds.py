@@ -44,10 +44,14 @@ class Bounds:
         config.IMPLICIT_LIMITS_PER_UID_MAX, "the same, of one user"
     )
     template_limits: int = _bound(config.TEMPLATE_LIMITS_MAX, "limits made by templates, in all")
+    template_limits_per_uid: int = _bound(
+        config.TEMPLATE_LIMITS_PER_UID_MAX, "the same, of one user"
+    )
     draft_entries: int = _bound(
         config.DRAFT_ENTRIES_MAX, "limits and templates of one `atmost apply`"
     )
     watches: int = _bound(config.WATCHES_MAX, "streams of events, in all")
+    watches_per_uid: int = _bound(config.WATCHES_PER_UID_MAX, "the same, of one user")
     output_bytes: int = _bound(
         config.OUTPUT_BYTES_MAX,
         "of answers that a client leaves unread",

@@ -16,6 +16,7 @@ WAITERS_PER_LIMIT_MAX = 100_000
 IMPLICIT_LIMITS_MAX = 10_000  # all limits are written with every change
 IMPLICIT_LIMITS_PER_UID_MAX = 1_000
 TEMPLATE_LIMITS_MAX = 100_000  # each takes about two kilobytes until it is idle
+TEMPLATE_LIMITS_PER_UID_MAX = 50_000  # one service may have most names, and others still have some
 DRAFT_ENTRIES_MAX = 200_000  # of one connection, until it ends
 OUTPUT_BYTES_MAX = 1024 * 1024  # unread replies of one client; who reads never has so many
 OUTPUT_BYTES_LEAST = 2 * FRAME_BYTES_MAX  # below, a page of a listing alone could be too much
@@ -24,6 +25,7 @@ OUTPUT_BYTES_LEAST = 2 * FRAME_BYTES_MAX  # below, a page of a listing alone cou
 LOG_LEVEL = "info"
 LOG_FORMAT = "text"
 WATCHES_MAX = 64  # each is told everything that happens, so all together cost so many times that
+WATCHES_PER_UID_MAX = 16
 
 # Bounds that are part of how the daemon works.
 EVENTS_A_TURN_MAX = 10_000  # those who watch are told how many more there were

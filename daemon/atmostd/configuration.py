@@ -14,6 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import chain
 from typing import Protocol, assert_never
 
 from atmost import values
@@ -49,7 +50,7 @@ from atmostd.drafts import Plan, Uploaded, changes_of_limits, changes_of_templat
 from atmostd.garbage import collected_later
 from atmostd.listing import declared_of, limit_record, page_of_changes
 from atmostd.registry import Registry
-from atmostd.snapshot import SavedLimit, State
+from atmostd.snapshot import SavedDeclaration, SavedLimit, State, encoded
 from atmostd.store import Store
 from atmostd.ticket import Delete, Edit
 from atmostd.tokens import Tokens
@@ -250,6 +251,11 @@ class Configuration:
     # Many at once
 
     async def _perform(self, message: GreatMessage, changer: Changer) -> None:
+        is_great = len(changer.draft.limits) > GREAT_CHANGE
+        with collected_later() if is_great else contextlib.nullcontext():
+            await self._perform_it(message, changer)
+
+    async def _perform_it(self, message: GreatMessage, changer: Changer) -> None:
         answer: Message
         try:
             match message:
@@ -351,9 +357,11 @@ class Configuration:
         """
         registry = self._registry
         rows = registry.templates.rows if templates is None else templates
+        draft: dict[str, Declared | None] = {}
+        await self._bit_by_bit(_drafted(steps, draft))
         self._unsaved = False
         try:
-            await self._write(dict(steps), word or registry.word, rows)
+            said = await self._write(draft, word or registry.word, rows)
         except OSError as error:
             self._unsaved = True
             self._save_later()
@@ -362,7 +370,7 @@ class Configuration:
             await self._bit_by_bit(self._put_all_in_force(steps), CHANGES_AT_ONCE)
             await self._turn.over()
         if rows != registry.templates.rows or word is not None:
-            self._registry.declare(word or registry.word, rows)
+            self._registry.declare(word or registry.word, rows, said)
             await self._turn.over()
             await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
         if steps or word is not None or templates is not None:
@@ -428,7 +436,10 @@ class Configuration:
 
     async def _write(
         self, draft: Mapping[str, Declared | None], word: Word, templates: TemplateRows
-    ) -> None:
+    ) -> list[SavedDeclaration]:
+        """Returns what the file says of limits, encoded. Raises OSError."""
+        said: list[SavedDeclaration] = []
+        await self._bit_by_bit(_said(word, said))
         limits: list[SavedLimit] = []
         await self._bit_by_bit(self._limits_saved(draft, limits))
         # Now, after the levels: they have decayed less than they will have been given time for, never
@@ -440,7 +451,7 @@ class Configuration:
             token_mark=self._tokens.next_mark,
             limits=limits,
             templates=list(templates),
-            said_limits=list(word.limits.values()),
+            said_limits=said,
             said_templates=list(word.templates),
             nobody_holds=self.nobody_holds,
         )
@@ -460,6 +471,7 @@ class Configuration:
             _log.warning("the state is saved again to %s", self._store.path)
             self.trouble = ""
         self._tokens.set_aside(state.token_mark)
+        return said
 
     async def _set_tokens_aside(self) -> None:
         """A full disk has no room for the state, but it has for this."""
@@ -473,13 +485,14 @@ class Configuration:
     ) -> Iterator[None]:
         """All limits as they are, or as they will be by the draft."""
         actors = self._registry.actors
-        for name in [*actors, *(name for name in draft if name not in actors)]:
+        there = dict(actors)  # others may come to be meanwhile
+        for name in chain(there, (name for name in draft if name not in there)):
             actor = actors.get(name)
             declared = draft.get(name, self._now(name))
             if declared is not None:
                 units = self._units(actor, declared.slot_decay_per_second) if actor else 0
                 if units or declared.origin != TEMPLATE:  # the next use makes the same anew
-                    limits.append(_saved(name, declared, units))
+                    limits.append(encoded(_saved(name, declared, units)))
             yield
 
     def _units(self, actor: Actor, rate: float) -> int:
@@ -554,6 +567,20 @@ def _updated(name: str, declared: Declared | None, update: UpdateLimit) -> Decla
         declared.slot_decay_per_second if decay is None else decay,
         declared.active if active is None else active,
     )
+
+
+def _drafted(steps: Steps, draft: dict[str, Declared | None]) -> Iterator[None]:
+    """The last word of each limit."""
+    for name, declared in steps:
+        draft[name] = declared
+        yield
+
+
+def _said(word: Word, said: list[SavedDeclaration]) -> Iterator[None]:
+    """What the file says of limits, encoded."""
+    for declaration in word.limits.values():
+        said.append(encoded(declaration))
+        yield
 
 
 def _saved(name: str, declared: Declared, units: int) -> SavedLimit:

@@ -41,6 +41,7 @@ from atmost.wire import (
     Keep,
     Limits,
     ListChanges,
+    ListDeleted,
     ListLimits,
     ListStatistics,
     ListTemplates,
@@ -79,7 +80,16 @@ from atmostd.turn import Turn
 _log = logging.getLogger(__name__)
 
 
-Question = ReadLimit | ListLimits | ListTickets | ListTemplates | Status | Explain | ListStatistics
+Question = (
+    ReadLimit
+    | ListLimits
+    | ListTickets
+    | ListTemplates
+    | ListDeleted
+    | Status
+    | Explain
+    | ListStatistics
+)
 
 
 class Host(Protocol):
@@ -97,6 +107,7 @@ class Host(Protocol):
     refusals: Refusals
     sessions: Sessions
     connections: set[Connection]
+    own_pid: int  # who connects from there is no client
 
     def status(self, request: int) -> DaemonStatus: ...
 
@@ -129,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._watching: dict[int, Watching] = {}  # by request
         self._slow = False  # it has not read what it was sent
         self._turned_away = False
+        self._is_proof = False  # our own (watch.py), which is no client and does not count as one
         self._uid = -1
         self._is_admin = False  # may change limits
         self._draft: Uploaded | None = None
@@ -138,7 +150,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no common class
         ours = transport.get_extra_info("socket")
-        _, self._uid, _ = credentials(ours)
+        pid, self._uid, _ = credentials(ours)
+        self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
+        if pid == self._host.own_pid:
+            self._is_proof = True
+            return
         self._is_admin = self._host.admins.include(ours)
         refusal = self._host.door.refusal(self._uid, self._is_admin)
         if refusal is not None:
@@ -147,7 +163,6 @@ class Connection(asyncio.Protocol):
         self._host.door.enter(self._uid)
         self._host.connections.add(self)
         self.order = self._host.door.entered
-        self._hello_due = self._loop.call_later(self._host.bounds.hello_seconds, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
         if self._turned_away:
@@ -171,8 +186,7 @@ class Connection(asyncio.Protocol):
             self._host.registry.events.forget(self._watching.values())
             self._watching = {}
         self._uncount()
-        if self._hello_due is not None:
-            self._hello_due.cancel()
+        self._forget_hello()
         if self.read_all is not None and not self.read_all.done():
             self.read_all.set_result(None)
         session, self._session = self._session, None
@@ -224,11 +238,17 @@ class Connection(asyncio.Protocol):
     def _no_hello(self) -> None:
         self._refuse(ProtocolError(f"no hello within {self._host.bounds.hello_seconds:g} s"))
 
+    def _forget_hello(self) -> None:
+        if self._hello_due is not None:
+            self._hello_due.cancel()
+            self._hello_due = None
+
     def _turn_away(self, error: TooMany) -> None:
         """There are too many connections. A client that can't send its hello any more may not even look
         for what we say, so it gets the time to; but not for long, and not many of them."""
         assert self._transport is not None
         self._turned_away = True
+        self._forget_hello()
         self._fail(0, error)
         self.flush()
         if len(self._host.refused) >= config.REFUSED_AT_ONCE_MAX:
@@ -326,10 +346,11 @@ class Connection(asyncio.Protocol):
             raise other_version(message.protocol)
         if len(message.session) != wire.SESSION_BYTES:
             raise ProtocolError(f"a session of {len(message.session)} bytes")
-        assert self._hello_due is not None
         assert self._transport is not None
-        self._hello_due.cancel()
-        self._hello_due = None
+        self._forget_hello()
+        if self._is_proof:
+            self.send(Welcome(version, paths.version(), os.getpid()))
+            return
         try:
             peer = self._host.processes.at(self._transport.get_extra_info("socket"))
         except ProcessLookupError:
@@ -404,7 +425,7 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(f"request {message.request} is in use")
         events = self._host.registry.events
         self._watching[message.request] = events.watch(
-            message.request, message.name, self, self._client(), self._is_admin
+            message.request, message.name, self, self._uid, self._is_admin
         )
 
     def stop_watching(self, request: int) -> None:
@@ -491,6 +512,8 @@ class Connection(asyncio.Protocol):
                 return Tickets(request, *listing.page_of_tickets(registry, name, *behind, now))
             case ListTemplates(request=request, after=after_count):
                 return Templates(request, *listing.page_of_templates(registry, after_count))
+            case ListDeleted(request=request, after=after_count):
+                return wire.Changes(request, *listing.page_of_deleted(registry, after_count), 0)
             case Status(request=request):
                 return self._host.status(request)
             case Explain(request=request):
@@ -600,6 +623,7 @@ _OF_CONNECTION: dict[type, Callable[[Connection, Any], None]] = {
     Draft: Connection._take_draft,
     ReadLimit: Connection._ask,
     ListTemplates: Connection._ask,
+    ListDeleted: Connection._ask,
     ListLimits: Connection._ask,
     ListTickets: Connection._ask,
     Status: Connection._ask,

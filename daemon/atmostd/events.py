@@ -19,6 +19,7 @@ import msgspec
 from atmost import paths, values, wire
 from atmost.wire import FRAME_BYTES_MAX, Event
 from atmostd import config
+from atmostd.bounds import Bounds
 from atmostd.clock import NANOSECONDS, Clock
 from atmostd.limit import Limit
 from atmostd.refusals import Refusals
@@ -56,10 +57,11 @@ class Who(Protocol):
 class Watch:
     """One request to be told: everything, or what happens at one limit."""
 
-    __slots__ = ("missed", "name", "reader", "request")
+    __slots__ = ("missed", "name", "reader", "request", "uid")
 
-    def __init__(self, request: int, name: str | None, reader: Reader) -> None:
+    def __init__(self, request: int, name: str | None, reader: Reader, uid: int) -> None:
         self.request = request
+        self.uid = uid  # whose it is
         self.name = name
         self.reader = reader
         self.missed = 0  # events that it was not told, and has not heard of either
@@ -105,7 +107,7 @@ class Events:
         clock: Clock,
         wall_time: Callable[[], float],
         turn: Turn,
-        at_most: int,
+        bounds: Bounds,
         refusals: Refusals,
         on_watched: Callable[[bool], None],
     ) -> None:
@@ -115,11 +117,12 @@ class Events:
         self._clock = clock
         self._wall_time = wall_time
         self._turn = turn
-        self._at_most = at_most
+        self._bounds = bounds
         self._refusals = refusals
         self._started = clock()
         self._started_at = wall_time()
         self._watches: dict[Watch, None] = {}
+        self._of_uid: Counter[int] = Counter()
         self._new: list[Event] = []  # of this turn
         self._arrived: list[
             Ticket
@@ -136,15 +139,16 @@ class Events:
     # Who watches
 
     def watch(
-        self, request: int, name: str | None, reader: Reader, who: str, is_admin: bool
+        self, request: int, name: str | None, reader: Reader, uid: int, is_admin: bool
     ) -> Watch:
         """Tell this reader from now on. Raises InvalidValue or TooMany."""
         if name is not None:
             values.check_name(name)
-        if len(self._watches) >= self._at_most and not is_admin:
-            raise self._refusals.too_many("watches", "watches", who)
-        watch = Watch(request, name, reader)
+        if not is_admin:
+            self._check_room(uid)
+        watch = Watch(request, name, reader, uid)
         self._watches[watch] = None
+        self._of_uid[uid] += 1
         self._set_watched()
         started = Event("daemon_started", self._started_at, pid=os.getpid(), reason=paths.version())
         returned = [event for event in self._returned if name is None or event.limit == name]
@@ -153,10 +157,21 @@ class Events:
         watch.take([msgspec.msgpack.encode(event) for event in (started, *returned)], 0)
         return watch
 
+    def _check_room(self, uid: int) -> None:
+        bounds, who = self._bounds, f"uid {uid}"
+        if self._of_uid[uid] >= bounds.watches_per_uid:
+            raise self._refusals.too_many("watches_per_uid", f"watches of uid {uid}", who)
+        if len(self._watches) >= bounds.watches:
+            raise self._refusals.too_many("watches", "watches", who)
+
     def forget(self, watches: Iterable[Watch]) -> None:
         """These need not be told any more."""
         for watch in watches:
-            self._watches.pop(watch, None)
+            if watch in self._watches:
+                del self._watches[watch]
+                self._of_uid[watch.uid] -= 1
+                if not self._of_uid[watch.uid]:
+                    del self._of_uid[watch.uid]
         self._set_watched()
         if not self.watched:
             self._new, self._arrived = [], []

@@ -27,6 +27,7 @@ class Explained(NamedTuple):
     total: int
     held: list[TicketRecord]
     limits: list[LimitRecord]
+    held_total: int
 
 
 class _Turn(NamedTuple):
@@ -44,26 +45,34 @@ def at_limit(registry: Registry, name: str, now: int) -> Explained:
     limit = actor.limit
     waiting = list(limit.line)
     record = listing.limit_record(actor, registry.word, now)
-    return _explained(waiting, _longest(limit, now), [record], now)
+    return _explained(waiting, _longest(limit, now), len(limit.holders), [record], now)
 
 
 def of_process(registry: Registry, pid: int, now: int) -> Explained:
     """Why the requests of this process wait, and what it holds."""
     waiting: dict[int, Ticket] = {}
     held: list[TicketRecord] = []
+    held_total = 0
     for actor in registry.actors.values():
         limit = actor.limit
         for ticket in limit.line:
             if request_of(ticket).asker.pid == pid:
                 waiting[ticket.number] = ticket
         for ticket in limit.holders.values():
-            if request_of(ticket).asker.pid == pid and len(held) < config.EXPLAINED_HOLDERS_MAX:
+            if request_of(ticket).asker.pid != pid:
+                continue
+            held_total += 1
+            if len(held) < config.EXPLAINED_HOLDERS_MAX:
                 held.append(listing.ticket_record(limit, ticket, None, now))
-    return _explained([waiting[number] for number in sorted(waiting)], held, [], now)
+    return _explained([waiting[number] for number in sorted(waiting)], held, held_total, [], now)
 
 
 def _explained(
-    waiting: list[Ticket], held: list[TicketRecord], limits: list[LimitRecord], now: int
+    waiting: list[Ticket],
+    held: list[TicketRecord],
+    held_total: int,
+    limits: list[LimitRecord],
+    now: int,
 ) -> Explained:
     told = waiting[: config.EXPLAINED_MAX]
     wanted: dict[Limit, set[int]] = {}
@@ -73,7 +82,7 @@ def _explained(
     turns = {limit: _turns(limit, numbers, now) for limit, numbers in wanted.items()}
     left = listing.PAGE_BYTES_MAX - sum(map(encoded_bytes, (*held, *limits)))
     page, _ = listing.page_of((_explanation(ticket, turns, now) for ticket in told), left)
-    return Explained(page, len(waiting), held, limits)
+    return Explained(page, len(waiting), held, limits, held_total)
 
 
 def _explanation(ticket: Ticket, turns: dict[Limit, dict[int, _Turn]], now: int) -> Explanation:
@@ -96,6 +105,7 @@ def _explanation(ticket: Ticket, turns: dict[Limit, dict[int, _Turn]], now: int)
             for part in lacked[:LACKS_MAX]
         ],
         keeps=ticket.keeps,
+        lacks_total=len(lacked),
     )
 
 

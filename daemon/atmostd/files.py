@@ -7,6 +7,8 @@ systemd makes such links (DynamicUser=) and operators do, but nobody else's. Nob
 they could take our files away and put others there. Where it is shared, as /tmp is, the sticky bit
 keeps them from that, and it will do for what lives as long as a socket does.
 Rule 3: what is opened is checked as it was opened, not before.
+Rule 4: what tells us what to do (the configuration file) nobody else may write either. Who may write to
+its folder can only take it away, for what he puts there is his; but not everybody shall even do that.
 """
 
 from __future__ import annotations
@@ -34,11 +36,38 @@ def check_folder(folder: Path, may_be_shared: bool = False) -> None:
     for found in (folder.lstat(), folder.stat()):
         if not _is_ours(found):
             raise NotOurs(f"the folder {folder} belongs to uid {found.st_uid}")
-    mode = folder.stat().st_mode
+    _check_writers(f"the folder {folder}", folder, folder.stat(), may_be_shared)
+
+
+def check_declaring(path: Path, descriptor: int) -> None:
+    """Whether what was opened at this path, and its folder, may tell us what to do. A device such as
+    /dev/null may. Raises NotOurs, or OSError."""
+    for folder in {path.parent, Path(os.path.realpath(path)).parent}:
+        found = folder.stat()
+        if found.st_mode & stat.S_IWOTH:
+            _check_writers(f"the folder {folder}", folder, found, may_be_shared=True)
+    opened = os.fstat(descriptor)
+    if stat.S_ISCHR(opened.st_mode):
+        return
+    for found, command in ((path.lstat(), "chown -h"), (opened, "chown")):
+        if not _is_ours(found):
+            raise NotOurs(
+                f"it belongs to uid {found.st_uid}, who could write anything there",
+                "have it belong to root, or to the daemon's own user, with: "
+                f"{command} root {shlex.quote(str(path))}",
+            )
+    _check_writers("it", path, opened)
+
+
+def _check_writers(
+    what: str, path: Path, found: os.stat_result, may_be_shared: bool = False
+) -> None:
+    """Nobody else may write there. Raises NotOurs."""
+    mode = found.st_mode
     if mode & _OTHERS_WRITE and not (may_be_shared and mode & stat.S_ISVTX):
         raise NotOurs(
-            f"others may write to the folder {folder} (its mode is {stat.S_IMODE(mode):o})",
-            f"keep them out with: chmod go-w {shlex.quote(str(folder))}",
+            f"others may write to {what} (its mode is {stat.S_IMODE(mode):o})",
+            f"keep them out with: chmod go-w {shlex.quote(str(path))}",
         )
 
 

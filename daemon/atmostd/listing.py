@@ -8,12 +8,16 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import starmap
 from operator import attrgetter, itemgetter
 from typing import TypeVar
+
+from msgspec.structs import astuple
 
 from atmost.wire import (
     FRAME_BYTES_MAX,
     Change,
+    Declaration,
     LimitRecord,
     Message,
     TemplateRecord,
@@ -26,7 +30,7 @@ from atmostd.clock import NANOSECONDS
 from atmostd.declared import FILE, HAND, Declared, Word, template_told
 from atmostd.limit import Limit
 from atmostd.registry import Registry, request_of
-from atmostd.snapshot import SavedTemplate
+from atmostd.snapshot import SavedDeclaration, SavedTemplate
 from atmostd.ticket import Ticket
 
 PAGE_BYTES_MAX = FRAME_BYTES_MAX - 1024  # what is around the records of a page takes less
@@ -75,6 +79,22 @@ def page_of_templates(registry: Registry, after: int) -> tuple[list[TemplateReco
         )
 
     return page_of(map(record, registry.templates.rows[max(0, after) :]))
+
+
+def page_of_deleted(registry: Registry, after: int) -> tuple[list[Change], bool]:
+    """What the configuration file has and nobody else: behind the first `after`, and whether there is
+    more."""
+    word, limits = registry.word, registry.actors
+    in_force = {row.match for row in registry.templates.rows}
+    rows = [("limit", said) for name, said in word.limits.items() if name not in limits]
+    templates = [("template", row) for row in word.templates if row.match not in in_force]
+
+    def change(kind: str, said: SavedDeclaration | SavedTemplate) -> Change:
+        becomes = Declaration(*astuple(said))
+        return Change(kind, becomes.name, None, becomes)
+
+    # A slice, for a client may ask for what is behind more of them than anything can be.
+    return page_of(starmap(change, [*rows, *templates][max(0, after) :]))
 
 
 def page_of_changes(changes: list[Change], after: int) -> tuple[list[Change], bool]:

@@ -36,6 +36,7 @@ from atmostd.records import (
     Went,
 )
 from atmostd.refusals import Refusals
+from atmostd.snapshot import SavedDeclaration
 from atmostd.templated import Templated
 from atmostd.ticket import (
     Arrive,
@@ -129,7 +130,7 @@ class Registry:
         self.arrivals = 0  # the last number given to a ticket
         self.starts = 0  # of daemons, since the host started
         self.watched = False  # somebody is told of events
-        self.events = Events(clock, wall_time, turn, bounds.watches, refusals, self._set_watched)
+        self.events = Events(clock, wall_time, turn, bounds, refusals, self._set_watched)
         self._around = Surroundings(clock, turn, self._note, self.deliver, crash)
         self._note_record = journal.note
         self._wake_at = wake_at
@@ -162,7 +163,7 @@ class Registry:
         if origin == IMPLICIT:
             self._implicit.add(name, made_by)
         elif origin == TEMPLATE:
-            self._templated.add(actor)
+            self._templated.add(actor, made_by)
         self._note_record(limit_is(actor))
         if self.watched:
             self.events.of_limit("created", rules)
@@ -179,20 +180,23 @@ class Registry:
         if origin == IMPLICIT:
             self._implicit.add(name, None)
         elif origin == TEMPLATE:
-            self._templated.add(actor)
+            self._templated.add(actor, None)
 
-    def declare(self, word: Word, templates: TemplateRows) -> None:
-        """What the configuration file says now, and the templates in force."""
+    def declare(
+        self, word: Word, templates: TemplateRows, said: list[SavedDeclaration] | None = None
+    ) -> None:
+        """What the configuration file says now, and the templates in force. `said`: its limits, encoded
+        already."""
         self.word = word
         if templates != self.templates.rows:
             self.templates = Templates(templates)
-        self._note_record(self.declares())
+        self._note_record(self.declares(said))
 
-    def declares(self) -> Declares:
+    def declares(self, said: list[SavedDeclaration] | None = None) -> Declares:
         """The same for the journal."""
         word = self.word
-        said_limits, said_templates = list(word.limits.values()), list(word.templates)
-        return Declares(list(self.templates.rows), said_limits, said_templates)
+        said_limits = list(word.limits.values()) if said is None else said
+        return Declares(list(self.templates.rows), said_limits, list(word.templates))
 
     def made_by_requests(self) -> list[str]:
         """The names of all limits that nobody has declared: their templates have made them, or nobody."""
@@ -274,7 +278,7 @@ class Registry:
         names = sorted(keep.hold)
         _check_values(keep.request, names, keep.hold, {})
         homes = [
-            self.actors.get(name) or self._make_by_template(name) or self.ghost(name)
+            self.actors.get(name) or self._make_by_template(name, asker) or self.ghost(name)
             for name in names
         ]
         now = self._around.clock()
@@ -335,7 +339,7 @@ class Registry:
             self.forget(name)
             idle.post(Delete())
         for name in by_template:
-            self._make_by_template(name)
+            self._make_by_template(name, asker)
         for name in missing:
             self._make_implicitly(name, asker)
             if not going:
@@ -352,13 +356,14 @@ class Registry:
         self.make(name, config.IMPLICIT_LIMIT, 0.0, False, IMPLICIT, asker.uid)
         self.on_implicit()
 
-    def _make_by_template(self, name: str) -> Actor | None:
+    def _make_by_template(self, name: str, asker: Asker) -> Actor | None:
         """The limit that its template makes of a name; None: it has none. It is in the journal before
         anybody is granted a slot of it, and that is enough: a reboot forgets it, but for what is spent."""
         declared = self.templates.declared(name)
         if declared is None:
             return None
-        return self.make(name, declared.limit, declared.slot_decay_per_second, True, TEMPLATE)
+        rate = declared.slot_decay_per_second
+        return self.make(name, declared.limit, rate, True, TEMPLATE, asker.uid)
 
     def _may_be_idle(self, ticket: Ticket) -> None:
         """Limits that templates have made are forgotten once nobody needs them."""

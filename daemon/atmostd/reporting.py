@@ -9,6 +9,7 @@ from atmost.wire import LimitStatistics
 from atmostd import config, listing
 from atmostd.actor import Actor
 from atmostd.clock import NANOSECONDS, Clock
+from atmostd.declared import TEMPLATE
 from atmostd.registry import Registry
 
 
@@ -18,10 +19,26 @@ def page_of_statistics(
     """The limits whose names come after `after`, and whether there are more of them."""
     names = sorted(registry.actors)
     start = bisect_right(names, after) if after else 0
-    return listing.page_of(_limit_statistics(registry.actors[name], now) for name in names[start:])
+    actors = registry.actors
+    return listing.page_of(
+        _limit_statistics(actors[name], _pattern(registry, actors[name]), now)
+        for name in names[start:]
+    )
 
 
-def _limit_statistics(actor: Actor, now: int) -> LimitStatistics:
+def _pattern(registry: Registry, actor: Actor) -> str:
+    """Of its template. To look for that may take longer than all else that is told, so it is kept."""
+    if actor.origin != TEMPLATE:
+        return ""
+    templates = registry.templates
+    known = actor.template
+    if known is None or known[0] is not templates:
+        row = templates.first(actor.limit.name)
+        known = actor.template = (templates, "" if row is None else row.match)
+    return known[1]
+
+
+def _limit_statistics(actor: Actor, template: str, now: int) -> LimitStatistics:
     limit = actor.limit
     tally = limit.tally
     heads = limit.line.heads()
@@ -47,6 +64,7 @@ def _limit_statistics(actor: Actor, now: int) -> LimitStatistics:
         hold_buckets=tally.hold_buckets(),
         mean_hold_seconds=tally.mean_hold_seconds(),
         origin=actor.origin,
+        template=template,
     )
 
 

@@ -16,7 +16,7 @@ from atmost import paths
 from atmost.declarations import read_file
 from atmost.errors import ConfigInvalid, InvalidValue
 from atmost.wire import Declaration, TemplateDeclaration
-from atmostd import background, config, config_file
+from atmostd import background, config, config_file, files
 from atmostd.bounds import Bounds, bound_names, bounds_told, check_bound
 from atmostd.config_file import FileSettings, gid_of
 
@@ -79,7 +79,7 @@ class Settings:
         path = given.config or default_path(of_system)
         said = FileSettings()
         if given.config or os.path.exists(path):  # also where we may not even look
-            said = config_file.parse(str(path), read_file(str(path)))
+            said = config_file.parse(str(path), _read(path))
         else:
             path = None
         bounds = Bounds(**(said.bounds | dict(given.bound)))  # type: ignore[arg-type]
@@ -127,6 +127,18 @@ def default_path(of_system: bool, environ: Mapping[str, str] = os.environ) -> Pa
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.config")
     return Path(base) / "atmost" / FILE_NAME
+
+
+def _read(path: Path) -> bytes:
+    """Raises ConfigInvalid, also if somebody else may write there: he would have the daemon's rights."""
+
+    def check(descriptor: int) -> None:
+        try:
+            files.check_declaring(path, descriptor)
+        except files.NotOurs as error:
+            raise ConfigInvalid(str(path), [f"{error}: {error.cure}"]) from error
+
+    return read_file(str(path), check)
 
 
 def _exit_with(error: ConfigInvalid) -> NoReturn:

@@ -136,7 +136,8 @@ class Store:
     async def save(self, state: State) -> None:
         """Make this the durable state. Raises OSError, and then the state before it still is."""
         self._generation += 1
-        data = snapshot.to_bytes(state, self._generation)
+        # In a thread: the checksum of many limits takes milliseconds.
+        data = await asyncio.to_thread(snapshot.to_bytes, state, self._generation)
         new, current = self._folder / _NEW, self.path
         with contextlib.suppress(FileNotFoundError):
             await aiofiles.os.unlink(new)  # of a save that failed

@@ -9,6 +9,7 @@ wrong, or anything left of clients that have gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import sys
@@ -18,9 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 from atmost import wire
-from atmostd import connection, decoding, registry, session
+from atmostd import configuration, connection, decoding, registry, session
 from atmostd.__main__ import Daemon
 from atmostd.connection import Connection
 from atmostd.journal import Journal
@@ -97,6 +99,7 @@ class Bench:
         arguments = ["--state-dir", str(folder), "--runtime-dir", str(folder)]
         settings = Settings.from_arguments(arguments)
         self.daemon = Watched(settings, NoDisk(folder), Journal(folder, "fuzz"))
+        self.daemon.own_pid = 0  # who connects from this process is a client
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX)
         self._task = asyncio.create_task(self.daemon.configuration.run())
         self.daemon.registry.make("db", 2, 0.0, active=True)
@@ -195,7 +198,9 @@ class Fuzzer:
     def step(self) -> tuple[Script, str] | None:
         """Run some scripts. Returns one that found something, with the traceback."""
         scripts = [self._next() for _ in range(SCRIPTS_PER_DAEMON)]
-        return asyncio.run(self._run(scripts))
+        # What a dead daemon had turned off would stay off for all that follow.
+        with mock.patch.object(configuration, "collected_later", contextlib.nullcontext):
+            return asyncio.run(self._run(scripts))
 
     async def _run(self, scripts: list[Script]) -> tuple[Script, str] | None:
         problems: list[str] = []

@@ -129,6 +129,7 @@ class SimDaemon(daemon_main.Daemon):
         super().__init__(*parts)
         connections: Any = InOrder()
         self.connections = connections
+        self.own_pid = 0  # pids of a world are its own
         self.life.daemon = self
 
 

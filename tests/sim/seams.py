@@ -99,6 +99,11 @@ def _seams(world: World) -> Iterator[Patch]:
     yield reloading, "asyncio", Shim(asyncio, to_thread=at_once)
     yield Settings, "read_again", lambda self: self  # there is no configuration file
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
+    yield (
+        configuration,
+        "collected_later",
+        contextlib.nullcontext,
+    )  # a dead daemon turns nothing on again
     yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
     yield slates, "SHARED", world.host.shared_folder
     yield store, "wall_microseconds", lambda: world.wall // 1000

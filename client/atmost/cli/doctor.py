@@ -27,6 +27,7 @@ CHECKS: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
     finding_daemon.other_version,
     finding_daemon.unguarded,
     finding_daemon.drift,
+    finding_daemon.deleted,
     finding_host.folders,
     finding_host.disk,
     finding_host.descriptors,

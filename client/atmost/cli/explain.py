@@ -74,6 +74,7 @@ def _of_process(told: wire.Explanations, word: str) -> None:
                 f"{_who(holder)} waits for nothing; it holds {slots_text(holder.slots)} of "
                 f'"{holder.limit}" since {duration(holder.age_seconds)} (grant {holder.token})'
             )
+        _say_more(told.held_total - len(told.held), [])
     else:
         output.talk(
             f"pid {word} neither waits nor holds anything, and no limit has that name; "
@@ -84,9 +85,14 @@ def _of_process(told: wire.Explanations, word: str) -> None:
 def _waiting(told: wire.Explanations) -> None:
     for waiter in told.waiting:
         _say(sentence(waiter))
-    more = told.total - len(told.waiting)
+    _say_more(told.total - len(told.waiting), [limit.name for limit in told.limits])
+
+
+def _say_more(more: int, names: list[str]) -> None:
+    """What was left out, and where it is."""
     if more > 0:
-        _say(f"{more} more wait behind these")
+        where = " ".join(["atmost ps", *map(shlex.quote, names)])
+        _say(f"and {more} more; see all of them with: {where}")
 
 
 def sentence(waiter: wire.Explanation) -> str:
@@ -95,6 +101,9 @@ def sentence(waiter: wire.Explanation) -> str:
     text = f"{_who(waiter)} waits {duration(waiter.waited_seconds)} for {asked}: "
     several = len(waiter.slots) > 1
     text += "; ".join(_lack(lack, several) for lack in waiter.lacks)
+    more = waiter.lacks_total - len(waiter.lacks)
+    if more > 0:
+        text += f"; and it waits for {more} more of these limits"
     if waiter.keeps:
         text += "; others passed it so often that all of its lines wait for it now"
     if waiter.gives_up_in is not None:

@@ -10,6 +10,7 @@ from atmost.cli.finding import Finding, Scene
 from atmost.connecting import next_step
 from atmost.errors import DaemonUnavailable
 from atmost.sync import Client, Limit
+from atmost.wire import Change, Changes, Declaration, ListDeleted
 
 NAMES_TOLD_MAX = 5  # `atmost ls` has them all
 
@@ -136,6 +137,47 @@ def drift(scene: Scene) -> Iterator[Finding]:
         )
 
 
+def deleted(scene: Scene) -> Iterator[Finding]:
+    """What the configuration file has, and somebody has deleted since: it stays deleted."""
+    changes = _deleted(scene)
+    if not changes:
+        return
+    names = [f"{change.kind} {change.name!r}" for change in changes]
+    limit = next((change.becomes for change in changes if change.kind == "limit"), None)
+    all_again = "put the file in force with: atmost apply -f FILE"
+    yield Finding(
+        "deleted",
+        False,
+        f"in the configuration file, but deleted by hand since: {_listed(names)}",
+        (all_again if limit is None else f"{_create(limit)}; or {all_again}")
+        + "; or, if it shall stay deleted, take it out of the file",
+    )
+
+
+def _create(limit: Declaration) -> str:
+    """The command that makes it."""
+    rate = limit.slot_decay_per_second
+    options = f"--limit {limit.limit}"
+    options += f" --slot-decay-per-second {rate!r}" if rate else ""
+    options += "" if limit.active else " --inactive"
+    dashes = "-- " if limit.name.startswith("-") else ""
+    return f"atmost create {options} {dashes}{shlex.quote(limit.name)}"
+
+
+def _deleted(scene: Scene) -> list[Change]:
+    if scene.used is None:
+        return []
+    found: list[Change] = []
+    with Client(scene.used.at.path, _start=False) as client:
+        more = True
+        while more:
+            page = client._ask(ListDeleted, len(found))
+            assert isinstance(page, Changes)
+            more = page.more
+            found += page.changes
+    return found
+
+
 def _limits(scene: Scene) -> list[Limit]:
     if scene.used is None:
         return []
@@ -144,6 +186,10 @@ def _limits(scene: Scene) -> list[Limit]:
 
 
 def _told(names: list[str]) -> str:
-    told = ", ".join(repr(name) for name in names[:NAMES_TOLD_MAX])
+    return _listed([repr(name) for name in names])
+
+
+def _listed(names: list[str]) -> str:
+    told = ", ".join(names[:NAMES_TOLD_MAX])
     more = f" and {len(names) - NAMES_TOLD_MAX} more" if len(names) > NAMES_TOLD_MAX else ""
     return told + more

@@ -14,30 +14,16 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-_ENTER = "\x1b[?1049h\x1b[?25l"  # the other screen, no cursor
-_LEAVE = "\x1b[?25h\x1b[?1049l\x1b[0m"
+from atmost.cli.keys import Keys
+
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, no cursor, no line goes on in the next
+_LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l\x1b[0m"
 _HOME, _REST, _LINE_REST = "\x1b[H", "\x1b[J", "\x1b[K"
 
-KEYS = {
-    "\x1b[A": "up",
-    "\x1b[B": "down",
-    "\x1bOA": "up",
-    "\x1bOB": "down",
-    "\x1b[5~": "page up",
-    "\x1b[6~": "page down",
-    "\x1b[H": "home",
-    "\x1b[F": "end",
-    "\r": "enter",
-    "\n": "enter",
-    "\x1b": "escape",
-    "\x7f": "back",
-    "\x08": "back",
-    "\x04": "q",
-}
+ESCAPE_SECONDS = 0.05  # until what begins like a sequence, and does not go on, was the escape key
 
 
 def is_terminal() -> bool:
@@ -57,13 +43,13 @@ class Screen:
         self._before: list[Any] = []
         self._handlers: dict[int, Any] = {}
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._typed = ""
+        self._typed = Keys()
 
     def __enter__(self) -> Screen:
         self._before = termios.tcgetattr(self._keys)
         for number, handler in (
             (signal.SIGWINCH, self._look_again),
-            (signal.SIGCONT, self._look_again),
+            (signal.SIGCONT, self._come_back),
             (signal.SIGTSTP, self._stop),
             (signal.SIGTERM, _end),
             (signal.SIGHUP, _end),
@@ -92,33 +78,37 @@ class Screen:
 
     def draw(self, lines: list[str]) -> None:
         """Show these lines, and nothing else, in one write."""
-        text = _HOME + f"{_LINE_REST}\r\n".join(lines) + _LINE_REST + _REST
+        # Each is erased before it is written: behind its last column, that would take the last character.
+        text = _HOME + "\r\n".join(f"{_LINE_REST}{line}" for line in lines)
+        if len(lines) < self.size()[1]:
+            text += f"\r\n{_REST}"
         self._write(text)
 
-    def keys(self, seconds: float) -> Iterator[str]:
-        """What was typed: names of KEYS, or characters. Waits so long for the first, or until the
-        terminal has changed."""
+    def keys(self, seconds: float | None) -> list[str]:
+        """What was typed: names, or characters. Waits so long for the first (None: for ever), or until
+        the terminal has changed."""
+        if not self._wait(seconds):
+            return []
+        keys = self._read()
+        while self._typed.unfinished:
+            if not self._wait(ESCAPE_SECONDS):
+                return keys + self._typed.finish()
+            keys += self._read()
+        return keys
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Whether there is something to read."""
         ready, _, _ = select.select([self._keys, self._wake], [], [], seconds)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, 4096)
-        if self._keys in ready:
-            data = os.read(self._keys, 1024)
-            if not data:
-                raise OSError("the terminal is gone")
-            self._typed += data.decode("utf-8", "ignore")
-        while self._typed:
-            key = self._next_key()
-            self._typed = self._typed[len(key) :]
-            name = KEYS.get(key, key)
-            if len(name) > 1 or name.isprintable():
-                yield name
+        return self._keys in ready
 
-    def _next_key(self) -> str:
-        for sequence in sorted(KEYS, key=len, reverse=True):
-            if self._typed.startswith(sequence):
-                return sequence
-        return self._typed[0]
+    def _read(self) -> list[str]:
+        data = os.read(self._keys, 1024)
+        if not data:
+            raise OSError("the terminal is gone")
+        return self._typed.feed(data)
 
     def _take(self) -> None:
         tty.setcbreak(self._keys)  # Ctrl-C and Ctrl-Z stay signals
@@ -131,11 +121,19 @@ class Screen:
     def _write(self, text: str) -> None:
         data = text.encode(sys.stdout.encoding or "utf-8", "replace")
         while data:
-            data = data[os.write(self._out, data) :]
+            try:
+                data = data[os.write(self._out, data) :]
+            except BlockingIOError:  # another program has left it so
+                select.select([], [self._out], [])
 
     def _look_again(self, number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self._waker, b"!")
+
+    def _come_back(self, number: int, frame: FrameType | None) -> None:
+        """After a stop by SIGSTOP, say: the shell has had the terminal, and it is as it left it."""
+        self._take()
+        self._look_again(number, frame)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-Z: stop as anybody does, with the terminal given back, and go on after `fg`."""

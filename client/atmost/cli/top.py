@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 
 from atmost.cli.parser import Command, no_options
 from atmost.cli.screen import Screen, is_terminal
@@ -20,7 +23,7 @@ def top(given: Namespace) -> int:
     """Until q or Ctrl-C."""
     if not is_terminal():
         given.parser.error("top needs a terminal; elsewhere there are: atmost ls, atmost watch")
-    view = View()
+    view = View(colours=not os.environ.get("NO_COLOR"))
     with Client(given.socket, reconnect_seconds=RECONNECT_SECONDS) as client:
         eyes = _Eyes(client)
         eyes.look(view)  # without a daemon: an error, and no screen
@@ -28,18 +31,26 @@ def top(given: Namespace) -> int:
             while True:
                 columns, rows = screen.size()
                 screen.draw(lines_of(view, columns, rows))
-                for key in screen.keys(eyes.seconds_left()):
+                entered = False
+                for key in screen.keys(None if view.paused else eyes.seconds_left()):
                     if not view.press(key):
                         return 0
-                    if key == "enter":
-                        eyes.hurry()
-                if not view.paused and eyes.seconds_left() <= 0:
-                    try:
+                    entered = entered or key == "enter"
+                with _trouble_told(view, eyes):
+                    if entered:
+                        eyes.look_inside(view)  # also while all else stands still
+                    if not view.paused and eyes.seconds_left() <= 0:
                         eyes.look(view)
-                        view.trouble = ""
-                    except DaemonUnavailable as error:
-                        view.trouble = error.reason
-                        eyes.rest()
+
+
+@contextlib.contextmanager
+def _trouble_told(view: View, eyes: _Eyes) -> Iterator[None]:
+    """A daemon that is away may come back."""
+    try:
+        yield
+    except DaemonUnavailable as error:
+        view.trouble = error.reason
+        eyes.rest()
 
 
 class _Eyes:
@@ -54,9 +65,6 @@ class _Eyes:
     def seconds_left(self) -> float:
         return max(0.0, self._next - time.monotonic())
 
-    def hurry(self) -> None:
-        self._next = 0.0
-
     def rest(self) -> None:
         self._next = time.monotonic() + FRAME_SECONDS
 
@@ -70,14 +78,19 @@ class _Eyes:
             for limit in limits
         ]
         self._grants = {limit.name: limit.grants for limit in limits}
+        self.look_inside(view)
+        view.trouble = ""
+        self._looked = began
+        took = time.monotonic() - began
+        self._next = began + max(FRAME_SECONDS, took / LOOK_SHARE_MAX)
+
+    def look_inside(self, view: View) -> None:
+        """At the one limit, if there is one. Raises DaemonUnavailable."""
         if view.inside:
             try:
                 view.tickets = self._client.list_tickets(view.picked)
             except LimitNotFound:
                 view.inside = False
-        self._looked = began
-        took = time.monotonic() - began
-        self._next = began + max(FRAME_SECONDS, took / LOOK_SHARE_MAX)
 
 
 def _rate(count: int, seconds: float) -> float:

@@ -12,6 +12,7 @@ from atmost.cli.words import duration
 from atmost.wire import LimitStatistics, TicketRecord
 
 NAME_COLUMNS_MIN = 6
+NAME_CHARS_MAX = 200  # no name is longer
 BOLD, DIM, REVERSE, RED, YELLOW = "1", "2", "7", "31", "33"
 
 HELP = [
@@ -75,9 +76,16 @@ class View(Struct):
     words: str = ""  # names with these
     typing: bool = False  # the words
     first: int = 0  # the line at the top
+    colours: bool = True
+
+    def colour(self, style: str) -> str:
+        """That, if there are to be any."""
+        return style if self.colours else ""
 
     def press(self, key: str) -> bool:
         """A key was typed. Returns whether to go on."""
+        if key == "end of input":
+            return False
         if self.typing:
             self._type(key)
         elif self.helping:
@@ -97,7 +105,7 @@ class View(Struct):
         elif key == "/":
             self.typing, self.inside = True, False
         elif key == "enter":
-            self.inside = bool(self.picked)
+            self.inside, self.tickets = bool(self.picked), []
         else:
             self._move(key)
         return True
@@ -109,7 +117,7 @@ class View(Struct):
             self.typing = False
         elif key == "back":
             self.words = self.words[:-1]
-        elif len(key) == 1:
+        elif len(key) == 1 and len(self.words) < NAME_CHARS_MAX:
             self.words += key
 
     def _move(self, key: str) -> None:
@@ -145,7 +153,7 @@ def lines_of(view: View, columns: int, rows: int) -> list[str]:
 
 def _title(view: View, columns: int) -> str:
     if view.trouble:
-        return _paint(_cut(f"daemon away: {shown(view.trouble)}", columns), RED)
+        return _paint(_cut(f"daemon away: {shown(view.trouble)}", columns), view.colour(RED))
     held = sum(row.limit.held for row in view.rows)
     waiting = sum(row.limit.waiting for row in view.rows)
     count = len(view.rows)
@@ -183,7 +191,7 @@ def _style(row: Row, view: View) -> str:
         return REVERSE
     if view.trouble or not row.limit.active:
         return DIM
-    return YELLOW if row.limit.waiting else ""
+    return view.colour(YELLOW) if row.limit.waiting else ""
 
 
 def _tickets(view: View, columns: int) -> tuple[str, list[str]]:
@@ -195,7 +203,7 @@ def _tickets(view: View, columns: int) -> tuple[str, list[str]]:
             f"{place:>6} {ticket.slots:>3} {duration(ticket.age_seconds):>8} "
             f"pid {ticket.pid} {shown(ticket.user)} {shown(ticket.command)}"
         )
-        lines.append(_paint(_cut(text, columns), YELLOW if ticket.place else ""))
+        lines.append(_paint(_cut(text, columns), view.colour(YELLOW) if ticket.place else ""))
     return header, lines or [_cut("nobody", columns)]
 
 

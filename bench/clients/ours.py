@@ -1,0 +1,73 @@
+"""The blocking client of atmost, and the asyncio client for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from atmost.errors import LimitExists
+from atmost.sync import Client, Grant
+from bench.clients.worker import Worker, serve
+
+
+class Ours(Worker):
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+        self._client = Client(socket)
+        self._more: list[Client] = []
+        self._grants: list[Grant] = []
+        self.hold = self._client.concurrency
+        self.spend = self._client.rate_limit
+
+    def prepare(self, name: str, slots: int, rate: float = 0.0) -> None:
+        with contextlib.suppress(LimitExists):
+            self._client.create_limit(name, slots, slot_decay_per_second=rate)
+
+    def keep(self, name: str) -> None:
+        """Hold a slot from now on."""
+        self._grants.append(self._client.acquire(name))
+
+    def connect(self, count: int) -> int:
+        """So many more connections, each of a session of its own; how many there are."""
+        made = [Client(self._socket) for _ in range(count)]
+        self._more += made
+        for client in made:
+            client.status()
+        return len(self._more)
+
+    def disconnect(self) -> None:
+        while self._more:
+            self._more.pop().close()
+
+    def slowest(self, name: str, seconds: float) -> float:
+        """acquire + release for so long; the slowest, in milliseconds."""
+        end = time.monotonic() + seconds
+        worst = 0.0
+        while time.monotonic() < end:
+            begin = time.perf_counter()
+            with self.hold(name):
+                pass
+            worst = max(worst, time.perf_counter() - begin)
+        return worst * 1000
+
+    def tasks(self, name: str, count: int, tasks: int, loop: str) -> float:
+        """`count` cycles in all by so many tasks of the asyncio client; microseconds each."""
+        from bench.clients.crowd import cycle_in_tasks  # asyncio takes a while to import
+
+        return run_on(loop)(cycle_in_tasks(self._socket, name, count // tasks, tasks))
+
+
+def run_on(loop: str) -> Callable[[Coroutine[Any, Any, float]], float]:
+    """What runs a coroutine on such a loop."""
+    if loop == "uvloop":
+        import uvloop
+
+        return uvloop.run
+    return asyncio.run
+
+
+def main(address: str) -> None:
+    serve(Ours(address))
