@@ -186,9 +186,27 @@ def test_two_people_edit(site: Site, page: Page, console: Console) -> None:
 
 
 def test_the_daemon_refuses(site: Site, page: Page, console: Console) -> None:
-    """A number that only the daemon knows to be too great."""
+    """In its own words, which only it knows; and once it can, the same form is saved as it stands."""
+    site.client.create_limit("unsaved", 5)
+    console.expect("503 (Service Unavailable)")
+    page.open("/limits/unsaved")
+    page.click("Edit")
+    page.fill("limit", "6")
+    away = site.daemon.state_dir.with_name("away")
+    site.daemon.state_dir.rename(away)
+    page.click("Save")
+    page.see(str(site.daemon.state_dir), "form .refused")
+    assert page.value("limit") == "6"
+    assert site.client.read_limit("unsaved").limit == 5
+    away.rename(site.daemon.state_dir)
+    page.click("Save")
+    page.see("of 6", "[data-what=slots]")
+    assert site.client.read_limit("unsaved").limit == 6
+
+
+def test_numbers_beyond_all_bounds(site: Site, page: Page) -> None:
+    """They are not even sent."""
     site.client.create_limit("refused", 5)
-    console.expect("422 (Unprocessable", "400 (Bad Request)")
     page.open("/limits/refused")
     page.click("Edit")
     page.fill("decay", "1e400")
