@@ -19,6 +19,9 @@ from hypothesis import settings
 from atmost.sync import Client
 from tests.support import RunningDaemon
 
+# A shell that has started us in the background has us ignore Ctrl-C, which many tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("quick", deadline=None, derandomize=True)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=2_000)
 settings.register_profile(
