@@ -138,7 +138,7 @@ def test_who_holds_and_who_waits_outlive_a_restart(
 def wipe(daemon: RunningDaemon) -> None:
     """As a reboot does: the journal is gone, and every holder with it."""
     for path in (daemon.folder / "run").iterdir():
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_a_full_disk_after_a_reboot(small: RunningDaemon) -> None:
