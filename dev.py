@@ -8,6 +8,7 @@ Rule 3: whoever changes `.venv` holds the lock alone; whoever runs from it share
 Rule 4: the answers (`refusal`, `plan`, `ways`, `commands_of`) are pure; the doing is below them.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -16,8 +17,10 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -75,6 +78,9 @@ LOCK = ROOT / ".venv.lock"  # beside .venv and not in it, to outlive it
 # The interpreter under any virtual environment that is active now, be it .venv itself.
 BASE_PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 PIP_VERSION_MIN = (22, 3)  # the first that knows --python
+
+# For browsers, for a service, for seconds to pass: beside the others they cost little time.
+TESTS_THAT_WAIT = ["tests/browser", "tests/systemd", "tests/web"]
 
 BROWSER_PACKAGES = ["chromium", "chromium-driver"]
 
@@ -156,8 +162,11 @@ def recipe(way: str, extras: list[str]) -> tuple[list[str], list[str]]:
 
 
 def commands_of(command: str, args: list[str]) -> list[list[str]]:
-    """What the .venv's Python is given to run, one after the other."""
+    """What the .venv's Python is given to run: one after the other, but all tests side by side."""
     ruff = ["-m", "ruff"]
+    if command == "test" and not args:
+        rest = [f"--ignore={folder}" for folder in TESTS_THAT_WAIT]
+        return [["-m", "pytest", *TESTS_THAT_WAIT], ["-m", "pytest", *rest]]
     return {
         "demo": [["demo/demo.py", *args]],
         "test": [["-m", "pytest", *args]],
@@ -230,6 +239,40 @@ def run(command: list[str], lock: int, stdout: TextIO | None = None) -> int:
     """Run to the end. The child holds the lock too: if we are killed it may still be writing."""
     done = subprocess.run(command, cwd=ROOT, stdout=stdout, pass_fds=[lock])
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def run_side_by_side(commands: list[list[str]], lock: int) -> int:
+    """Run all to the end. What the last one says is shown as it comes, what the others say behind it."""
+    code = 0
+    with contextlib.ExitStack() as files:
+        said = [files.enter_context(tempfile.TemporaryFile()) for _ in commands[1:]]
+        processes = [
+            subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[lock])
+            for command, output in zip(commands, [*said, None], strict=True)
+        ]
+
+        def pass_on(number: int, _: object) -> None:
+            for process in processes:
+                process.send_signal(number)
+
+        signal.signal(signal.SIGTERM, pass_on)
+        for process in reversed(processes):
+            code = wait_for(process) or code
+        for output in said:
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout.buffer)
+        sys.stdout.flush()
+    return code
+
+
+def wait_for(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit code. Ctrl-C is for it, too, and it puts away what it has started."""
+    while True:
+        try:
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+        except KeyboardInterrupt:
+            say("interrupted; waiting for the tests to put away what they have started")
 
 
 def see_to_browser() -> None:
@@ -333,6 +376,9 @@ def main(argv: list[str]) -> int:
         if len(todo) == 1:  # become it: its signals, its terminal and its exit code are its own
             os.set_inheritable(lock, True)
             os.execv(VENV_PYTHON, todo[0])
+        if command == "test":
+            say(f"{', '.join(TESTS_THAT_WAIT)} run beside the others, and are shown behind them")
+            return run_side_by_side(todo, lock)
         code = 0
         for step in todo:  # all of them, also after a failure, to show everything at once
             say(" ".join(step[2:]))

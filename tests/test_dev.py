@@ -223,10 +223,15 @@ class Checkout:
         bin_folder = root / ".venv" / "bin"
         bin_folder.mkdir(parents=True)
         (bin_folder / "python").symlink_to(sys.executable)
+        self.is_ready_for("demo")
+
+    def is_ready_for(self, command: str) -> None:
+        """What this command needs is in the .venv, as far as dev.py can tell."""
         code = (
-            "import dev, json; dev.STAMP.write_text(json.dumps(dev.wanted_stamp('demo')._asdict()))"
+            "import dev, json, sys; "
+            "dev.STAMP.write_text(json.dumps(dev.wanted_stamp(sys.argv[1])._asdict()))"
         )
-        subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+        subprocess.run([sys.executable, "-c", code, command], cwd=self.root, check=True)
 
     def dev(self, *args: str, cwd: str = "/") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(self.root / "dev.py"), *args]
@@ -285,6 +290,37 @@ def test_it_becomes_the_command_in_the_checkout(checkout: Checkout) -> None:
     python = checkout.root / ".venv" / "bin" / "python"
     assert done.stdout == f"{checkout.root} {python} ['--fast', 'a b']\n"
     assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_every_test_is_in_one_of_the_two_that_run_side_by_side() -> None:
+    """Each folder that the one is given is left out by the other, and is there."""
+    (_, _, *waiting), (_, _, *rest) = dev.commands_of("test", [])
+    assert rest == [f"--ignore={folder}" for folder in waiting]
+    assert all((dev.ROOT / folder).is_dir() for folder in waiting)
+    assert dev.commands_of("test", ["-x"]) == [["-m", "pytest", "-x"]]
+
+
+FAKE_PYTEST = """
+import os, sys, time
+part = "rest" if sys.argv[1].startswith("--ignore") else "waiting"
+open(part, "w").close()
+while not (os.path.exists("rest") and os.path.exists("waiting")):
+    time.sleep(0.01)
+print("the", part)
+sys.exit(3 if part == os.environ.get("FAILS") else 0)
+"""
+
+
+@pytest.mark.parametrize(("fails", "code"), [("", 0), ("rest", 3), ("waiting", 3)])
+def test_all_tests_run_side_by_side(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, fails: str, code: int
+) -> None:
+    """Both are under way at the same time; one that fails is enough; what waits is shown last."""
+    monkeypatch.setenv("FAILS", fails)
+    (checkout.root / "pytest.py").write_text(FAKE_PYTEST)
+    checkout.is_ready_for("test")
+    done = checkout.dev("test")
+    assert (done.returncode, done.stdout) == (code, "the rest\nthe waiting\n")
 
 
 def test_it_waits_while_another_changes_the_venv(checkout: Checkout) -> None:
