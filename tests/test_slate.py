@@ -403,6 +403,7 @@ def test_those_of_other_users_lie_where_they_may_write_anyway(tmp_path: Path, sh
     after.keep_only([SESSION, other])
     assert after.read(other, os.geteuid() + 1) == {0}
     after.keep_only([SESSION])
+    after.clear_up()
     after.close()
     assert not list(shared.iterdir())
 
@@ -462,7 +463,18 @@ def test_a_new_session_of_the_same_name_begins_with_a_clean_one(tmp_path: Path) 
     assert again is not None
     assert again.ring[:3].tolist() == [7, 2**64 - 1, 0]
     made.forget(SESSION, os.geteuid())
+    assert made.read(SESSION, os.geteuid()) == {0, 7, 2**64 - 1}, "the journal may not know it yet"
+    made.clear_up()
     assert made.read(SESSION, os.geteuid()) == set()
+
+
+def test_one_that_is_lent_again_before_the_journal_was_written_stays(tmp_path: Path) -> None:
+    made = Slates(tmp_path)
+    assert lent(made.lend(SESSION, os.geteuid())) is not None
+    made.forget(SESSION, os.geteuid())
+    assert lent(made.lend(SESSION, os.geteuid())) is not None
+    made.clear_up()
+    assert made.read(SESSION, os.geteuid()) == {0}
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

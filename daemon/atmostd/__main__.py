@@ -81,7 +81,7 @@ class Daemon:
         self.refusals = Refusals(self.bounds, self.clock)
         self.admins = Admins(settings.admin_gid)
         self.door = Door(self.bounds, self.refusals)
-        self.turn = Turn(journal.write, self.clock, self._crash)
+        self.turn = Turn(self._write_journal, self.clock, self._crash)
         self.connections: set[Connection] = set()
         self.refused: set[Connection] = set()  # they may still read why
         self.processes = Processes()
@@ -110,6 +110,7 @@ class Daemon:
             self.refusals,
             Slates(settings.runtime_dir),
         )
+        self.sessions.slates.on_over = self.turn.end_soon
         self._tokens = Tokens(self.registry, settings.runtime_dir, self._boot_id)
         self.configuration = Configuration(
             self.registry, store, self._tokens, self.turn, self.clock, self._boot_id
@@ -302,6 +303,12 @@ class Daemon:
         waits = [c.read_all for c in self.connections if c.read_all is not None]
         if waits:
             await asyncio.wait(waits, timeout=config.STOP_SECONDS)
+
+    def _write_journal(self) -> None:
+        self._journal.write()
+        slates = self.sessions.slates
+        if slates.over and self._journal.is_kept:
+            slates.clear_up()
 
     async def _stop_in_order(self) -> None:
         """Who asked is answered; who holds or waits will find it so at the next daemon."""

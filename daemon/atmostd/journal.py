@@ -78,6 +78,11 @@ class Journal:
         """Bytes in the file."""
         return self._bytes
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether all that was written is in the file."""
+        return self._file >= 0 and not self._torn
+
     def open(self) -> list[AnyRecord] | None:
         """Take the folder for this daemon and read what is there; None if there is nothing of this
         run of the host.

@@ -9,6 +9,8 @@ Rule 3: what is in it is its client's word, for its own requests alone. Whatever
 as if there were none.
 Rule 4: a file is named by its session, and only that of a session that is known is looked at: request
 numbers are never used again within a session, but they are by the next one.
+Rule 5: one that is over goes only after the journal has its session's end: until then the next daemon
+would take that session up as it was, and needs what is noted there.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -42,6 +44,8 @@ class Slates:
         self._folder = runtime_dir / NAME
         self._shared = SHARED / _name_of(runtime_dir)  # for other users
         self._there: set[bytes] = set()  # sessions that have one
+        self.over: dict[Path, None] = {}  # files that go when the journal has been written
+        self.on_over: Callable[[], None] = lambda: None  # have that be soon
 
     def lend(self, session: bytes, uid: int) -> int | None:
         """A descriptor of this session's slate, to be closed when it was given to a client of this user;
@@ -73,11 +77,18 @@ class Slates:
         """This session is over."""
         if session in self._there:
             self._there.discard(session)
+            self.over[self._path(session, uid)] = None
+            self.on_over()
+
+    def clear_up(self) -> None:
+        """The journal has been written."""
+        for path in self.over:
             with contextlib.suppress(OSError):
-                self._path(session, uid).unlink()
+                path.unlink()
+        self.over.clear()
 
     def keep_only(self, sessions: Iterable[bytes]) -> None:
-        """At the start: those of sessions that are known no more are removed."""
+        """At the start: those of sessions that are known no more are over."""
         known = {session.hex(): session for session in sessions}
         for folder in (self._folder, self._shared):
             with contextlib.suppress(OSError, NotOurs):
@@ -86,8 +97,7 @@ class Slates:
                     if name in known:
                         self._there.add(known[name])
                     else:
-                        with contextlib.suppress(OSError):
-                            (folder / name).unlink()
+                        self.over[folder / name] = None
 
     def close(self) -> None:
         """Leave nothing empty behind."""
@@ -117,6 +127,7 @@ class Slates:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         files.check_folder(folder)
+        self.over.pop(path, None)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         file = files.open_ours(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)

@@ -75,6 +75,10 @@ def _seams(world: World) -> Iterator[Patch]:
     async def at_once(do: Callable[[], Any]) -> Any:
         return do()
 
+    def clear_up(self: slates.Slates) -> None:
+        if world.host.process.alive:  # and has not died in the write before
+            _clear_up(self)
+
     def settle(held: exchange.Exchange, at: object) -> None:
         world.host.settle(held)
 
@@ -106,6 +110,7 @@ def _seams(world: World) -> Iterator[Patch]:
     )  # a dead daemon turns nothing on again
     yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
     yield slates, "SHARED", world.host.shared_folder
+    yield slates.Slates, "clear_up", clear_up
     yield store, "wall_microseconds", lambda: world.wall // 1000
     yield (
         connection,
@@ -123,6 +128,7 @@ def _seams(world: World) -> Iterator[Patch]:
     yield atmost.asyncio, "time", Shim(time, monotonic=monotonic)
 
 
+_clear_up = slates.Slates.clear_up
 _replay: Callable[[Iterable[AnyRecord], Registry, Sessions], None] = recovery.replay
 
 
