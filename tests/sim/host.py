@@ -277,9 +277,14 @@ class Host:
         return life.daemon
 
     def new_process(self, name: str, reuse: float = 0.0, uid: int = 0) -> Process:
-        """A client's process; its pid may be that of one that has died."""
+        """A client's process; its pid may be that of one that has died. But not of one that began in the
+        same 10 ms: Linux gives all other pids first."""
         process = Process(self.world, name, self.world.new_pid(), uid)
-        dead = [pid for pid, other in self.by_pid.items() if not other.alive]
+        dead = [
+            pid
+            for pid, other in self.by_pid.items()
+            if not other.alive and other.started != process.started
+        ]
         if dead and self.world.maybe(reuse):
             process.pid = self.world.chance.choice(dead)
         self.by_pid[process.pid] = process
