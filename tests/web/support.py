@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -54,14 +53,20 @@ class RunningWeb:
     """`atmost web` beside a daemon, there or not. It may be used until its block ends."""
 
     def __init__(
-        self, daemon: RunningDaemon, *options: str, port: int = 0, user: int | None = None
+        self,
+        daemon: RunningDaemon,
+        *options: str,
+        port: int = 0,
+        user: int | None = None,
+        by: Path | None = None,
     ) -> None:
+        """By another socket than the daemon's, if one is named."""
         self.log = daemon.folder / "web.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(() if user is None else become(user)),
-                    *(sys.executable, "-m", "atmost", "--socket", str(daemon.socket)),
+                    *(sys.executable, "-m", "atmost", "--socket", str(by or daemon.socket)),
                     *("web", "--port", str(port), *options),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -214,9 +219,3 @@ class Stream:
                 kind = value
             elif key == "data":
                 yield kind, json.loads(value)
-
-
-def cpu_seconds(pid: int) -> float:
-    """What this process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
