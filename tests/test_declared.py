@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tests.bounded import NOBODY, effective
 from tests.protocol_client import Client as Foreign
 from tests.protocol_client import Failed
 from tests.support import RunningDaemon, wait_until
+from tests.support_cli import ran
 
 TWO = """
 [[limit]]
@@ -175,6 +177,17 @@ def test_a_wrong_file_changes_nothing_and_every_mistake_is_told(daemon: Configur
     for mistake in caught.value.mistakes:
         assert f"not reloaded: {daemon.file}: {mistake}" in daemon.log_text()
     assert daemon.told() == BOTH
+    with daemon.client() as client:
+        trouble = client.status().trouble
+        assert f"the configuration file {daemon.file} was refused (" in trouble
+        assert (
+            "; and 1 more): what it said before stays in force, but a restart would fail" in trouble
+        )
+        (finding,) = json.loads(ran(daemon, "doctor", "--json").out)
+        assert trouble in finding["text"]
+        assert finding["mend"] == "atmost daemon reload"
+        daemon.reload(TWO)
+        assert not client.status().trouble
     daemon.says("limit = 1")
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGHUP)

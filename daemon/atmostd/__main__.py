@@ -234,7 +234,15 @@ class Daemon:
             held=len({number for limit in limits for number in limit.holders}),
             waiting=len({ticket.number for limit in limits for ticket in limit.line}),
             trouble="; ".join(
-                filter(None, (self.configuration.trouble, self._journal.trouble, self._lost))
+                filter(
+                    None,
+                    (
+                        self.configuration.trouble,
+                        self._journal.trouble,
+                        self._lost,
+                        self._reloading.trouble,
+                    ),
+                )
             ),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -45,6 +46,7 @@ class Reloading:
         self.settings = settings  # in force
         self._daemon = daemon
         self._next = settings  # read, and in force once its limits are
+        self.trouble = ""  # why a restart would fail, though all is well now
 
     async def read(self) -> tuple[str, Word | None]:
         """The file's path and what it says; None: there is none. Raises ConfigInvalid, after it is
@@ -55,7 +57,13 @@ class Reloading:
         except ConfigInvalid as error:
             for mistake in error.mistakes:
                 _log.error("not reloaded: %s: %s", error.path, mistake, extra={"bounded": True})
+            self.trouble = (
+                f"the configuration file {error.path} was refused ({_first_of(error.mistakes)}): "
+                "what it said before stays in force, but a restart would fail; mend it, then: "
+                "atmost daemon reload"
+            )
             raise
+        self.trouble = ""
         path = str(self._next.config_path)
         return path, None if self._next.config_path is None else word
 
@@ -96,3 +104,8 @@ class Reloading:
                     getattr(before, name),
                 )
         self.settings = replace(now, **{name: getattr(before, name) for name in NEEDS_RESTART})
+
+
+def _first_of(mistakes: Sequence[str]) -> str:
+    more = len(mistakes) - 1
+    return f"{mistakes[0]}; and {more} more" if more else mistakes[0]

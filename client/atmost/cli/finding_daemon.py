@@ -95,7 +95,10 @@ def trouble(scene: Scene) -> Iterator[Finding]:
     """What the daemon itself says is wrong."""
     if scene.used and scene.used.status and scene.used.status.trouble:
         text = scene.used.status.trouble
-        mend = "atmost recover" if "atmost recover" in text else "mend that; the daemon tries again"
+        named = [
+            command for command in ("atmost recover", "atmost daemon reload") if command in text
+        ]
+        mend = "; ".join(named) or "mend that; the daemon tries again"
         yield Finding("trouble", True, f"the daemon says: {text}", mend)
 
 
