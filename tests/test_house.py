@@ -31,6 +31,8 @@ DAEMON_ORDER = [
     "peer",
     "decoding",
     "configuration",
+    "keeping",
+    "in_force",
     "drafts",
     "explaining",
     "reporting",
@@ -205,7 +207,7 @@ def test_rules_are_pure(name: str) -> None:
         ("aiofiles", {"store"}),
         ("aiofiles.os", {"store"}),
         ("socket", {"server", "connection", "peer", "systemd", "log"}),
-        ("time", {"clock", "configuration"}),  # configuration: the wall clock, across reboots
+        ("time", {"clock", "keeping"}),  # keeping: the wall clock, across reboots
     ],
 )
 def test_each_has_its_one_place(module: str, users: set[str]) -> None:

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from atmostd import records, snapshot
-from atmostd.configuration import _declared_in
 from atmostd.declared import HAND, IMPLICIT, Declared
+from atmostd.keeping import _declared_in
 from atmostd.records import Arrived, Damaged, Edited, LimitIs, SessionBegan, Went
 from atmostd.recovery import _origin
 from atmostd.snapshot import NewerSchema, SavedLimit, State

@@ -178,7 +178,7 @@ class Host:
         return True
 
     def save(self, tokens: Tokens, counter: Counter) -> None:
-        """What Configuration._write does. A failed one may have reached the disk nonetheless."""
+        """What Keeping.write does. A failed one may have reached the disk nonetheless."""
         mark = tokens.next_mark
         if self.saves or self.chance.random() < 0.1:
             self.saved = mark

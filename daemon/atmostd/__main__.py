@@ -35,6 +35,7 @@ from atmostd.declared import Word
 from atmostd.door import Door
 from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
+from atmostd.keeping import Keeping
 from atmostd.peer import Admins, Processes, can_tell_processes_apart
 from atmostd.records import AnyRecord
 from atmostd.refusals import Refusals
@@ -112,9 +113,10 @@ class Daemon:
         )
         self.sessions.slates.on_over = self.turn.end_soon
         self._tokens = Tokens(self.registry, settings.runtime_dir, self._boot_id)
-        self.configuration = Configuration(
+        self.keeping = Keeping(
             self.registry, store, self._tokens, self.turn, self.clock, self._boot_id
         )
+        self.configuration = Configuration(self.registry, self.keeping, self.turn, self.clock)
         self._reloading = Reloading(settings, self)
         self.configuration.read_file = self._reloading.read
         self.configuration.on_read = self._reloading.take_over
@@ -149,7 +151,7 @@ class Daemon:
             )
             recovery.forget_waiters(self.sessions)
             self._let_holders_come_first()
-        self.configuration.restore(saved)
+        self.keeping.restore(saved)
         if recorded is None and kept.may_be_held(self._boot_id):
             self._tell_lost_journal(kept.accepted)
             self._let_holders_come_first()
@@ -237,7 +239,7 @@ class Daemon:
                 filter(
                     None,
                     (
-                        self.configuration.trouble,
+                        self.keeping.trouble,
                         self._journal.trouble,
                         self._lost,
                         self._reloading.trouble,
@@ -262,8 +264,8 @@ class Daemon:
             journal_bytes=self._journal.size,
             journal_records=self._journal.records_written,
             journal_replacements=self._journal.replacements,
-            state_age_seconds=(now - self.configuration.saved_at) / NANOSECONDS,
-            state_saves=self.configuration.saves,
+            state_age_seconds=(now - self.keeping.saved_at) / NANOSECONDS,
+            state_saves=self.keeping.saves,
         )
 
     def _status_line(self) -> str:
@@ -291,9 +293,9 @@ class Daemon:
         it can't, go on without that, unless it is a first start: whoever starts us then is better
         told now than at the first change."""
         try:
-            await self.configuration.save()
+            await self.keeping.save()
         except OSError as error:
-            if trusted and self.configuration.can_go_on_unsaved():
+            if trusted and self.keeping.can_go_on_unsaved():
                 _log.error(
                     "limits are enforced as they were saved, and can't be changed until that is mended"
                 )
@@ -328,16 +330,16 @@ class Daemon:
         for connection in list(self.connections):
             connection.close()
         self.registry.stop()
-        self.configuration.nobody_holds = not self._journal.is_behind and not any(
+        self.keeping.nobody_holds = not self._journal.is_behind and not any(
             session.tickets for session in self.sessions
         )
         with contextlib.suppress(OSError):  # it has been logged
-            await self.configuration.save()
+            await self.keeping.save()
         self._tokens.stop()
 
     def _is_needed(self) -> bool:
         """Though there is no connection: somebody holds slots, or the files are not up to date."""
-        return bool(len(self.sessions) or self.configuration.trouble or self._journal.trouble)
+        return bool(len(self.sessions) or self.keeping.trouble or self._journal.trouble)
 
     def _leave(self) -> None:
         if not self._stopping.done():

@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol, assert_never
 
 from atmost import values
@@ -31,13 +29,8 @@ from atmost.wire import (
     Reload,
     UpdateLimit,
 )
-from atmostd import config
-from atmostd.actor import Actor
 from atmostd.clock import Clock
 from atmostd.declared import (
-    HAND,
-    IMPLICIT,
-    TEMPLATE,
     Declared,
     Steps,
     TemplateRows,
@@ -48,17 +41,14 @@ from atmostd.declared import (
 )
 from atmostd.drafts import Plan, Uploaded, changes_of_limits, changes_of_templates
 from atmostd.garbage import collected_later
+from atmostd.in_force import edit_templated, put_all_in_force, put_in_force
+from atmostd.keeping import Keeping
 from atmostd.listing import declared_of, limit_record, page_of_changes
 from atmostd.registry import Registry
-from atmostd.snapshot import SavedDeclaration, SavedLimit, State, encoded
-from atmostd.store import Store
-from atmostd.ticket import Delete, Edit
-from atmostd.tokens import Tokens
 from atmostd.turn import Turn
 
 _log = logging.getLogger(__name__)
 
-LOOKS_AT_CLOCK_EVERY = 16  # limits
 CHANGES_AT_ONCE = 200  # limits that act in one turn: some 5 ms
 GREAT_CHANGE = 1_000  # limits; fewer are put in force in a few milliseconds
 
@@ -92,22 +82,14 @@ class Configuration:
     def __init__(
         self,
         registry: Registry,
-        store: Store,
-        tokens: Tokens,
+        keeping: Keeping,
         turn: Turn,
         clock: Clock,
-        boot_id: str,
     ) -> None:
-        self.trouble = ""  # why the state on disk is out of date; empty when it is not
-        self.nobody_holds = False  # nor will, in this life
-        self.saves = 0  # of the state, since the start
-        self.saved_at = clock()  # the last of them
         self._registry = registry
-        self._store = store
-        self._tokens = tokens
+        self._keeping = keeping
         self._turn = turn
         self._clock = clock
-        self._boot_id = boot_id
         self.read_file: Callable[[], Awaitable[tuple[str, Word | None]]] = _no_file
         self.on_read = _nothing_else  # limits and templates are in force; now the rest of it
         self._inbox: list[tuple[ChangeMessage | GreatMessage, Changer]] = []
@@ -115,55 +97,7 @@ class Configuration:
         self._unsaved = False  # something changed that nobody waits for
         self._stopping = False
         self._wake = asyncio.Event()
-        self._due: asyncio.TimerHandle | None = None  # a save that needs no haste
-        registry.on_spent = self._save_later
-        registry.on_implicit = self._save_soon
-        registry.on_tokens_low = self._tokens_are_low
-
-    def restore(self, state: State | None) -> None:
-        """Make true what was saved, over what the journal has brought back (recovery.py, rule 3)."""
-        registry = self._registry
-        mark = max(state.token_mark if state is not None else 0, self._store.token_mark or 0)
-        if self._store.token_mark is None:
-            # Which tokens were given is not known. Microseconds since 1970 are more than ever could be.
-            mark = max(mark, time.time_ns() // 1000)
-        self._tokens.begin(mark)
-        if state is None:
-            return
-        self._registry.declare(
-            Word({said.name: said for said in state.said_limits}, tuple(state.said_templates)),
-            tuple(state.templates),
-        )
-        saved_names = {saved.name for saved in state.limits}
-        for name, actor in list(registry.actors.items()):
-            if name not in saved_names and actor.origin == HAND:
-                self._put_in_force(name, None)
-        elapsed = self._since(state)
-        for saved in state.limits:
-            known = registry.actors.get(saved.name)
-            if known is None:
-                self._make_again(saved, elapsed)
-            elif is_older(declared_of(known), _declared_in(saved)):
-                self._put_in_force(saved.name, _declared_in(saved))
-        for _ in self._edit_templated():
-            pass
-
-    def _since(self, state: State) -> int:
-        """Nanoseconds since this state was taken."""
-        if state.boot_id == self._boot_id:
-            return max(0, self._clock() - state.boot_time)
-        return max(0, time.time_ns() - state.wall_time)
-
-    def _make_again(self, saved: SavedLimit, elapsed: int) -> None:
-        shall = _declared_in(saved)
-        actor = self._registry.make(
-            saved.name, shall.limit, shall.slot_decay_per_second, shall.active, shall.origin
-        )
-        now = self._clock()
-        level = actor.limit.level
-        level.units = int(saved.spent_units)
-        level.settled_at = now - elapsed
-        level.settle(now)
+        keeping.on_due = self._save_unasked
 
     def ask(self, message: ChangeMessage | GreatMessage, changer: Changer) -> None:
         """Put a change into the inbox."""
@@ -173,18 +107,6 @@ class Configuration:
     def reload(self) -> None:
         """Read the configuration file again; what comes of it is in the log."""
         self.ask(Reload(0), _OnlyLog())
-
-    async def save(self) -> None:
-        """Write what is true now. Raises OSError."""
-        registry = self._registry
-        await self._write({}, registry.word, registry.templates.rows)
-
-    def can_go_on_unsaved(self) -> bool:
-        """Whether there are fencing tokens though the first save failed. Then the next try will come."""
-        if not self._tokens.some_are_left():
-            return False
-        self._save_later()
-        return True
 
     async def run(self) -> None:
         """Take what is in the inbox, again and again, until stop()."""
@@ -209,6 +131,10 @@ class Configuration:
             batch.append((message, changer))
         del self._inbox[: len(batch)]
         return batch
+
+    def _save_unasked(self) -> None:
+        self._unsaved = True
+        self._wake.set()
 
     def stop(self) -> None:
         """End run() when all that was asked is answered."""
@@ -286,7 +212,7 @@ class Configuration:
         if plan is None or (plan.prune, plan.version) != (message.prune, self._version):
             plan = Plan(message.prune, self._version)
             names = list(self._registry.actors) if message.prune else []
-            await self._bit_by_bit(changes_of_limits(draft, plan, names, self._now))
+            await self._turn.bit_by_bit(changes_of_limits(draft, plan, names, self._now))
             changes_of_templates(draft, plan, self._registry.templates.rows)
             draft.plan = plan
         return Changes(
@@ -316,10 +242,10 @@ class Configuration:
         with collected_later():
             steps = await self._news(word)
             for name, declared in steps:
-                self._put_in_force(name, declared)
+                put_in_force(self._registry, name, declared)
             self._registry.declare(word, self._templates_after(word))
             await self._turn.over()
-            await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
+            await self._turn.bit_by_bit(edit_templated(self._registry), CHANGES_AT_ONCE)
         if steps:
             _log.info("%d limits are as the configuration file says now", len(steps))
 
@@ -338,7 +264,7 @@ class Configuration:
                     steps.append(step)
                 yield
 
-        await self._bit_by_bit(collect())
+        await self._turn.bit_by_bit(collect())
         return steps
 
     def _templates_after(self, word: Word) -> TemplateRows:
@@ -358,70 +284,28 @@ class Configuration:
         registry = self._registry
         rows = registry.templates.rows if templates is None else templates
         draft: dict[str, Declared | None] = {}
-        await self._bit_by_bit(_drafted(steps, draft))
+        await self._turn.bit_by_bit(_drafted(steps, draft))
         self._unsaved = False
         try:
-            said = await self._write(draft, word or registry.word, rows)
+            said = await self._keeping.write(draft, word or registry.word, rows)
         except OSError as error:
             self._unsaved = True
-            self._save_later()
-            raise StateNotSaved(str(self._store.path), error.strerror or str(error)) from error
+            self._keeping.save_later()
+            raise StateNotSaved(str(self._keeping.path), error.strerror or str(error)) from error
         with collected_later() if len(steps) > GREAT_CHANGE else contextlib.nullcontext():
-            await self._bit_by_bit(self._put_all_in_force(steps), CHANGES_AT_ONCE)
+            await self._turn.bit_by_bit(put_all_in_force(registry, steps), CHANGES_AT_ONCE)
             await self._turn.over()
         if rows != registry.templates.rows or word is not None:
             self._registry.declare(word or registry.word, rows, said)
             await self._turn.over()
-            await self._bit_by_bit(self._edit_templated(), CHANGES_AT_ONCE)
+            await self._turn.bit_by_bit(edit_templated(self._registry), CHANGES_AT_ONCE)
         if steps or word is not None or templates is not None:
             self._version += 1
         await self._turn.over()
 
-    def _put_all_in_force(self, steps: Steps) -> Iterator[None]:
-        for name, declared in steps:
-            self._put_in_force(name, declared)
-            yield
-
-    def _edit_templated(self) -> Iterator[None]:
-        """Limits that requests have made become as their templates are now; one that templates have made
-        and that has none any more stays until it is idle."""
-        registry = self._registry
-        for name in registry.made_by_requests():
-            actor = registry.actors.get(name)
-            shall = registry.templates.declared(name)
-            if actor is not None and shall is not None and declared_of(actor) != shall:
-                self._put_in_force(name, shall)
-            yield
-
-    async def _bit_by_bit(self, work: Iterator[None], at_once: int | None = None) -> None:
-        """Do it, but give others their turn of the loop again and again. `at_once`: no more than so many
-        steps before that, whose work is done by actors and so comes later."""
-        until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
-        for count, _ in enumerate(work, 1):
-            late = count % LOOKS_AT_CLOCK_EVERY == 0 and self._clock() > until
-            if late or (at_once is not None and count % at_once == 0):
-                await self._turn.over()
-                until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
-
     def _now(self, name: str) -> Declared | None:
         actor = self._registry.actors.get(name)
         return None if actor is None else declared_of(actor)
-
-    def _put_in_force(self, name: str, declared: Declared | None) -> None:
-        """Make true what is on disk now; None: the limit is deleted."""
-        registry = self._registry
-        actor = registry.actors.get(name)
-        if declared is None:
-            if actor is not None:
-                registry.forget(name)
-                actor.post(Delete())
-        elif actor is None:
-            rate = declared.slot_decay_per_second
-            registry.make(name, declared.limit, rate, declared.active, declared.origin)
-        else:
-            # Also a create: a request may have made it implicitly while the write was under way.
-            registry.set_origin(actor, declared.origin)
-            actor.post(Edit(declared.limit, declared.slot_decay_per_second, declared.active))
 
     def _record(self, name: str, declared: Declared | None) -> LimitRecord | None:
         if declared is None:
@@ -432,107 +316,10 @@ class Configuration:
         rate = declared.slot_decay_per_second  # deleted since, by the same batch
         return LimitRecord(name, declared.limit, rate, declared.active, 0, 0, 0.0, 0, False)
 
-    # The state on disk
-
-    async def _write(
-        self, draft: Mapping[str, Declared | None], word: Word, templates: TemplateRows
-    ) -> list[SavedDeclaration]:
-        """Returns what the file says of limits, encoded. Raises OSError."""
-        said: list[SavedDeclaration] = []
-        await self._bit_by_bit(_said(word, said))
-        limits: list[SavedLimit] = []
-        await self._bit_by_bit(self._limits_saved(draft, limits))
-        # Now, after the levels: they have decayed less than they will have been given time for, never
-        # more.
-        state = State(
-            boot_id=self._boot_id,
-            boot_time=self._clock(),
-            wall_time=time.time_ns(),
-            token_mark=self._tokens.next_mark,
-            limits=limits,
-            templates=list(templates),
-            said_limits=said,
-            said_templates=list(word.templates),
-            nobody_holds=self.nobody_holds,
-        )
-        try:
-            await self._store.save(state)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if not self.trouble:
-                _log.error("cannot save the state to %s: %s", self._store.path, reason)
-            self.trouble = f"the state cannot be saved to {self._store.path}: {reason}"
-            if self._tokens.are_low:
-                await self._set_tokens_aside()
-            raise
-        self.saves += 1
-        self.saved_at = self._clock()
-        if self.trouble:
-            _log.warning("the state is saved again to %s", self._store.path)
-            self.trouble = ""
-        self._tokens.set_aside(state.token_mark)
-        return said
-
-    async def _set_tokens_aside(self) -> None:
-        """A full disk has no room for the state, but it has for this."""
-        mark = self._tokens.next_mark
-        with contextlib.suppress(OSError):
-            await self._store.set_token_mark(mark)
-            self._tokens.set_aside(mark)
-
-    def _limits_saved(
-        self, draft: Mapping[str, Declared | None], limits: list[SavedLimit]
-    ) -> Iterator[None]:
-        """All limits as they are, or as they will be by the draft."""
-        actors = self._registry.actors
-        there = dict(actors)  # others may come to be meanwhile
-        for name in chain(there, (name for name in draft if name not in there)):
-            actor = actors.get(name)
-            declared = draft.get(name, self._now(name))
-            if declared is not None:
-                units = self._units(actor, declared.slot_decay_per_second) if actor else 0
-                if units or declared.origin != TEMPLATE:  # the next use makes the same anew
-                    limits.append(encoded(_saved(name, declared, units)))
-            yield
-
-    def _units(self, actor: Actor, rate: float) -> int:
-        level = actor.limit.level
-        return level.at_rate(rate, self._clock()).units if level.units else 0
-
-    def _save_later(self) -> None:
-        """Levels need no haste, nor does a disk that has just refused."""
-        if self._due is None:
-            loop = asyncio.get_running_loop()
-            seconds = config.STATE_RETRY_SECONDS if self.trouble else config.LEVELS_SAVE_SECONDS
-            self._due = loop.call_later(seconds, self._save_now)
-
-    def _tokens_are_low(self) -> None:
-        self._tokens.count()
-        self._save_soon()
-
-    def _save_soon(self) -> None:
-        if self.trouble:
-            self._save_later()
-        else:
-            self._save_now()
-
-    def _save_now(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
-        self._unsaved = True
-        self._wake.set()
-
 
 def _refuse(refused: list[tuple[ChangeMessage, Changer, AtmostError]]) -> None:
     for message, changer, error in refused:
         changer.failed(message.request, error)
-
-
-def is_older(journalled: Declared, saved: Declared) -> bool:
-    """Whether the state knows more of a limit than the journal: of all that somebody has declared. Of what
-    requests have made, the journal does."""
-    return journalled != saved and HAND in (journalled.origin, saved.origin)
 
 
 def altered(message: ChangeMessage, now: Declared | None) -> Declared | None:
@@ -574,30 +361,6 @@ def _drafted(steps: Steps, draft: dict[str, Declared | None]) -> Iterator[None]:
     for name, declared in steps:
         draft[name] = declared
         yield
-
-
-def _said(word: Word, said: list[SavedDeclaration]) -> Iterator[None]:
-    """What the file says of limits, encoded."""
-    for declaration in word.limits.values():
-        said.append(encoded(declaration))
-        yield
-
-
-def _saved(name: str, declared: Declared, units: int) -> SavedLimit:
-    return SavedLimit(
-        name,
-        declared.limit,
-        declared.slot_decay_per_second,
-        declared.active,
-        declared.origin == IMPLICIT,
-        str(units),
-        declared.origin,
-    )
-
-
-def _declared_in(saved: SavedLimit) -> Declared:
-    origin = saved.origin or (IMPLICIT if saved.implicit else HAND)  # schema 1 had none
-    return Declared(saved.limit, saved.slot_decay_per_second, saved.active, origin)
 
 
 class _OnlyLog:

@@ -11,11 +11,13 @@ Rule 3: answering questions takes a bounded part of a turn; who comes too late g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from atmostd import config
 from atmostd.clock import Clock
+
+LOOKS_AT_CLOCK_EVERY = 16  # steps of a great work
 
 
 class Stepper(Protocol):
@@ -89,6 +91,16 @@ class Turn:
         end = _End(self._loop.create_future())
         self.will_speak(end)
         await end.reached
+
+    async def bit_by_bit(self, work: Iterator[None], at_once: int | None = None) -> None:
+        """Do it, but give others their turn of the loop again and again. `at_once`: no more than so many
+        steps before that, whose work is done by actors and so comes later."""
+        until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
+        for count, _ in enumerate(work, 1):
+            late = count % LOOKS_AT_CLOCK_EVERY == 0 and self._clock() > until
+            if late or (at_once is not None and count % at_once == 0):
+                await self.over()
+                until = self._clock() + config.CHANGE_NANOSECONDS_A_TURN
 
     def _end_soon(self) -> None:
         self._ending = True

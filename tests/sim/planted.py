@@ -14,7 +14,7 @@ from atmost.wire import Release, Resume
 from atmostd import connection
 from atmostd import limit as rules
 from atmostd.clock import Alarm
-from atmostd.configuration import Configuration
+from atmostd.keeping import Keeping
 from atmostd.level import Level
 from atmostd.limit import Limit
 from atmostd.line import Line
@@ -125,12 +125,12 @@ def grant_to_a_dead_waiter(world: World) -> Iterator[Patch]:
 def token_reset(world: World) -> Iterator[Patch]:
     """A restart begins again with the first token."""
 
-    def restore(self: Configuration, state: Saved | None) -> None:
+    def restore(self: Keeping, state: Saved | None) -> None:
         original(self, state)
         self._registry.next_token = 1
 
-    original = Configuration.restore
-    yield Configuration, "restore", restore
+    original = Keeping.restore
+    yield Keeping, "restore", restore
 
 
 def _after_replay(do: Callable[[Registry], None]) -> Patch:
@@ -206,15 +206,15 @@ def cancel_crosses_grant(world: World) -> Iterator[Patch]:
 def change_answered_before_disk(world: World) -> Iterator[Patch]:
     """A change of the settings is written some time later."""
 
-    async def write(self: Configuration, *what: Any) -> None:
+    async def write(self: Keeping, *what: Any) -> None:
         if not world.host.life.listens:  # fencing tokens are set aside before anything is asked
             await original(self, *what)
             return
         task = world.host.life.loop.create_task(original(self, *what))
         task.add_done_callback(lambda done: done.exception())
 
-    original = Configuration._write
-    yield Configuration, "_write", write
+    original = Keeping.write
+    yield Keeping, "write", write
 
 
 def death_is_the_end_of_the_connection(world: World) -> Iterator[Patch]:

@@ -14,7 +14,10 @@ from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Untrusted
 from atmostd.declared import Declared
+from atmostd.in_force import put_in_force
 from atmostd.journal import Journal
+from atmostd.keeping import Keeping
+from atmostd.listing import declared_of
 from atmostd.peer import Peer
 from atmostd.session import Session, Sessions
 from atmostd.snapshot import State as Saved
@@ -178,14 +181,15 @@ def changes_not_one_after_another(world: World) -> Iterator[Patch]:
 def in_force_before_disk(world: World) -> Iterator[Patch]:
     """Limits are as asked while that is being written, whether or not it can be."""
 
-    async def write(self: Configuration, draft: dict[str, Declared | None], *more: Any) -> None:
+    async def write(self: Keeping, draft: dict[str, Declared | None], *more: Any) -> None:
         for name, declared in draft.items():
-            if declared is not None and self._now(name) not in (None, declared):
-                self._put_in_force(name, declared)
+            actor = self._registry.actors.get(name)
+            if actor is not None and declared not in (None, declared_of(actor)):
+                put_in_force(self._registry, name, declared)
         await original(self, draft, *more)
 
-    original = Configuration._write
-    yield Configuration, "_write", write
+    original = Keeping.write
+    yield Keeping, "write", write
 
 
 FAULTS: tuple[Planted, ...] = (

@@ -27,6 +27,7 @@ from atmostd import (
     configuration,
     connection,
     journal,
+    keeping,
     recovery,
     reloading,
     slates,
@@ -108,7 +109,7 @@ def _seams(world: World) -> Iterator[Patch]:
         "collected_later",
         contextlib.nullcontext,
     )  # a dead daemon turns nothing on again
-    yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
+    yield keeping, "time", Shim(time, time_ns=lambda: world.wall)
     yield slates, "SHARED", world.host.shared_folder
     yield slates.Slates, "clear_up", clear_up
     yield store, "wall_microseconds", lambda: world.wall // 1000
