@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -275,6 +276,41 @@ def test_a_limit_that_was_set_by_hand_is_not_one_that_may_be_forgotten(tmp_path:
         after = replayed(world, tmp_path / "second")
         try:
             assert len(after.registry._implicit) == len(world.registry._implicit) == 0
+        finally:
+            after.close()
+            world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("says_nothing_more", [False, True])
+def test_who_leaves_when_the_limits_have_stopped_holds_nothing_later(
+    tmp_path: Path, says_nothing_more: bool
+) -> None:
+    """The journal of a daemon that stopped in order could end with a session's end and without what it
+    let go of; such a journal leaves nobody in line either."""
+
+    async def scenario() -> None:
+        world = World(tmp_path / "first", FakeProcesses()).begin()
+        world.registry.make("a", 1, 0.0, active=True, origin="hand", made_by=0)
+        session, line = world.hello(bytes(16), 101), FakeLine()
+        session.attach(line)
+        for number in (1, 2):
+            session.acquire(wire.Acquire(number, {"a": 1}))
+        await world.settle()
+        world.registry.stop()
+        if says_nothing_more:
+            world.turn.stop()
+        written = world.journal.path.read_bytes()
+        session.leave(line)
+        await world.settle()
+        assert (world.journal.path.read_bytes() == written) == says_nothing_more
+        if says_nothing_more:
+            world.processes.dead.add(101)
+        after = replayed(world, tmp_path / "second")
+        try:
+            limit = after.registry.actors["a"].limit
+            assert (limit.held, list(limit.line), list(after.sessions)) == (0, [], [])
         finally:
             after.close()
             world.close()

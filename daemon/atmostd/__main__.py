@@ -330,6 +330,7 @@ class Daemon:
         for connection in list(self.connections):
             connection.close()
         self.registry.stop()
+        self.turn.stop()
         self.keeping.nobody_holds = not self._journal.is_behind and not any(
             session.tickets for session in self.sessions
         )

@@ -129,7 +129,9 @@ class Recovery:
             case SessionEnded(serial=serial):
                 session = self._clients.pop(serial, None)
                 if session is not None:
-                    session.tickets.clear()  # they are Gone, in this very turn
+                    for ticket in session.tickets.values():
+                        request_of(ticket).asker = _NOBODY  # it is Gone by a later record, or in the end
+                    session.tickets.clear()
                     session.revoked.clear()
                     self._sessions.end_idle([session])
             case LimitIs():

@@ -86,6 +86,11 @@ class Turn:
             self._answer_until = now + config.ANSWER_NANOSECONDS_A_TURN
         return now < self._answer_until
 
+    def stop(self) -> None:
+        """Nothing is decided any more, and so nothing written down. What happens yet, such as the end of a
+        session, the next daemon finds out by itself."""
+        self._write_journal = _nothing
+
     async def over(self) -> None:
         """Wait until every message posted so far has been acted on."""
         end = _End(self._loop.create_future())
@@ -124,6 +129,9 @@ class Turn:
         speakers, self._speakers = self._speakers, []
         for speaker in speakers:
             speaker.flush()
+
+
+def _nothing() -> None: ...
 
 
 class _Nobody:

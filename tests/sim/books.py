@@ -111,6 +111,12 @@ class Books:
         """None: the daemon knows nothing of it."""
         return self._books.get((inside.client.session, inside.request))
 
+    def has(self, inside: Inside) -> bool:
+        """Whether the daemon knows of this very grant. After a loss it may take who is inside for one who
+        waits still, and grant that once more before it hears better."""
+        book = self.of(inside)
+        return book is not None and book.token in (0, inside.token)
+
     def slots(self, inside: Inside, name: str) -> int:
         """What it counts for at the limit of this name that is there now."""
         return self.slots_then(inside, name, self._last_order + 1)

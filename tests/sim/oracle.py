@@ -245,7 +245,7 @@ class Oracle:
         """A client is told that it is not inside any more."""
         self.world.note(f"{client.process.name} is told that #{request} is lost")
         inside = self.inside.pop((client, request), None)
-        if not self.losses or (inside is not None and self.books.of(inside) is not None):
+        if not self.losses or (inside is not None and self.books.has(inside)):
             self.fail(f"{client.process.name} is told that #{request} is lost, and it was not")
         if self.holders_come_first and (client.session, request) in self._came:
             self.fail(f"{client.process.name} came in time, and #{request} was given to others")
