@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
+from itertools import takewhile
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -78,8 +79,11 @@ class Line(Generic[T]):
         return next(iter(lane.values())) if lane else None
 
     def places(self, tickets: list[T]) -> list[int]:
-        """The place of each of these tickets, 1 is the head. One O(n) pass for all of them."""
-        numbers = [number for lane in self._lanes.values() for number in lane]
+        """The place of each of these tickets, 1 is the head. One pass for all of them, to the last."""
+        last = max((ticket.number for ticket in tickets), default=0)
+        numbers = [
+            number for lane in self._lanes.values() for number in takewhile(last.__ge__, lane)
+        ]
         if len(self._lanes) > 1:
             numbers.sort()
         return [bisect_left(numbers, ticket.number) + 1 for ticket in tickets]

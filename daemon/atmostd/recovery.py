@@ -54,9 +54,11 @@ def forget_waiters(sessions: Sessions) -> None:
 
 
 def go_on(registry: Registry) -> None:
-    """Whoever may go now goes, and whose time is up is told: once settings and holders are known."""
+    """Whoever may go now goes, and who waits in vain or whose time is up is told: once settings and
+    holders are known. The daemon before may have died in the midst of that."""
     for actor in registry.actors.values():
         if actor.limit.line:
+            actor.limit.doubt_all()
             actor.post(Tick())
 
 
@@ -72,7 +74,7 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
         if session.tickets or session.revoked:
             session.record()
             yield session.began
-            tickets += session.tickets.values()
+            tickets += [t for t in session.tickets.values() if not _waits_in_vain(t)]
             yield from session.revoked.values()
     tickets.sort(key=_by_number)
     for ticket in tickets:
@@ -92,6 +94,12 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
 _by_number = attrgetter("number")
 
 
+def _waits_in_vain(ticket: Ticket) -> bool:
+    """Whether it will be told that a limit is deleted. After a restart it is not there any more, as if it
+    had been told already: the name may be another limit's then."""
+    return ticket.state is State.WAITING and any(part.limit.deleted for part in ticket.parts)
+
+
 class Recovery:
     """The records, one after another."""
 
@@ -107,6 +115,8 @@ class Recovery:
         for ticket in list(self._tickets.values()):
             if request_of(ticket).asker is _NOBODY:
                 leave(ticket)
+            elif _waits_in_vain(ticket):
+                self._gone(ticket.number)
         self._let_go_of_what_slates_say()
         self._sessions.end_idle(list(self._sessions))
         self._sessions.slates.keep_only(session.began.session for session in self._sessions)

@@ -121,6 +121,7 @@ class Registry:
         refusals: Refusals,
     ) -> None:
         self.actors: dict[str, Actor] = {}
+        self._deleted: dict[Limit, Actor] = {}  # in whose lines somebody stands who is not told yet
         self.next_token = 1  # fencing tokens rise over all limits, so also over a limit made again
         self.tokens_low_at = 1  # where the tokens set aside on disk come to their end
         self.on_tokens_low = _nobody_listens
@@ -207,6 +208,8 @@ class Registry:
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
         actor = self.actors.pop(name)
+        if actor.limit.line:
+            self._deleted[actor.limit] = actor
         if self.watched:
             self.events.of_limit("deleted", actor.limit)
         self._implicit.discard(name)
@@ -216,7 +219,11 @@ class Registry:
     def ring(self, limit: Limit, due: int) -> None:
         """The instant has come that this limit asked to be woken at."""
         actor = self.actors.get(limit.name)
-        if actor is not None and actor.limit is limit:
+        if actor is None or actor.limit is not limit:
+            actor = self._deleted.get(limit)
+            if actor is not None and not limit.line:
+                del self._deleted[limit]
+        if actor is not None:
             actor.post(Tick(due))
 
     def stop(self) -> None:
