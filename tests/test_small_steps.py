@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +118,17 @@ def clients(daemon: RunningDaemon) -> Iterator[tuple[Client, Client]]:
         client.close()
 
 
+class Named(Client):
+    """A client whose session has this name."""
+
+    def __init__(self, path: str, session: bytes) -> None:
+        self._session = session
+        super().__init__(path)
+
+    def greet(self) -> None:
+        self.send("hello", 1, self._session, os.getpid(), sys.argv, "ada", "test/1")
+
+
 def crowd_at(operator: Client, waiter: Client) -> list[int]:
     """The operator holds `db`, and the other waits for it many times."""
     for name in ("db", "other"):
@@ -171,3 +184,39 @@ def test_a_crowd_whose_limit_was_deleted_does_not_wait_at_the_next_daemon(
     assert again.ask("read_limit", "db")[2][7] == 0
     assert again.ask("acquire", {"db": 1})[0] == "granted"
     again.close()
+
+
+def test_the_slots_of_a_crowd_that_ends_come_back_and_so_do_its_places(
+    daemon: RunningDaemon,
+) -> None:
+    operator, many, few = (Client(str(daemon.socket)) for _ in range(3))
+    for name in ("db", "scarce"):
+        operator.ask("create_limit", name, 1)
+    operator.ask("acquire", {"db": 1})
+    for _ in range(CROWD):
+        many.request("acquire", {"db": 1})
+    many.ask("acquire", {"scarce": 1})
+    wanted = few.request("acquire", {"scarce": 1})
+    few.ask("read_limit", "db")
+    many.close()
+    assert few.answer(wanted)[0] == "granted"
+    while few.ask("read_limit", "db")[2][7]:
+        pass
+    for client in (operator, few):
+        client.close()
+
+
+def test_a_client_that_comes_back_while_it_ends_begins_anew(daemon: RunningDaemon) -> None:
+    operator, many = Client(str(daemon.socket)), Client(str(daemon.socket))
+    operator.ask("create_limit", "db", 1)
+    operator.ask("acquire", {"db": 1})
+    name = os.urandom(16)
+    for at in range(2):
+        many.close()
+        many = Named(str(daemon.socket), name)
+        assert many.ask("read_limit", "db")[2][7] == 0, "nothing is left of what it had before"
+        for _ in range(CROWD):
+            many.request("acquire", {"db": 1})
+        assert many.ask("read_limit", "db")[2][7] == CROWD, at
+    for client in (operator, many):
+        client.close()

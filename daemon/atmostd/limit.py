@@ -157,6 +157,10 @@ class Limit:
         level.settle(now)
         return level.within(free)
 
+    def waiting_at_home(self) -> int:
+        """Tickets that stand here, and whose home this is: over all limits, each counts once."""
+        return sum(self.line.like(head) for head in self.line.heads() if head.home is self)
+
     def active_slots(self, now: int) -> int:
         """Slots occupied: held + spent, rounded up to whole slots."""
         self.level.settle(now)
