@@ -33,7 +33,7 @@ from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
 from atmostd.declared import Word
 from atmostd.door import Door
-from atmostd.garbage import collected_later
+from atmostd.garbage import collected_later, look_seldom
 from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
 from atmostd.peer import Admins, Processes, can_tell_processes_apart
@@ -465,6 +465,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
         faulthandler.enable()  # whom the watchdog shoots says where it was
         _allow_many_descriptors()
+        look_seldom()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
         _serve(settings, started_by, starter)
         return 0

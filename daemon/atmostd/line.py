@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from itertools import takewhile
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -85,9 +84,12 @@ class Line(Generic[T]):
     def places(self, tickets: list[T]) -> list[int]:
         """The place of each of these tickets, 1 is the head. One pass for all of them, to the last."""
         last = max((ticket.number for ticket in tickets), default=0)
-        numbers = [
-            number for lane in self._lanes.values() for number in takewhile(last.__ge__, lane)
-        ]
+        numbers: list[int] = []
+        for lane in self._lanes.values():
+            for number in lane:
+                if number > last:
+                    break
+                numbers.append(number)
         if len(self._lanes) > 1:
             numbers.sort()
         return [bisect_left(numbers, ticket.number) + 1 for ticket in tickets]
