@@ -2,8 +2,8 @@
 
 Nearly nothing here is ever garbage that counting references does not free. But with 100,000 limits each
 look stops everybody for a quarter of a second and more, and making so many has Python look again and again.
-100,000 requests that wait are as many objects, so a full look at all is made a hundred times more seldom than
-Python would: once in some seven million objects that came to stay.
+100,000 requests that wait are as many objects, so a full look at all is made a hundred times more seldom
+than Python would: once in some seven million objects that came to stay.
 """
 
 from __future__ import annotations

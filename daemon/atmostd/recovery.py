@@ -35,7 +35,7 @@ from atmostd.records import (
 )
 from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of
 from atmostd.session import Session, Sessions
-from atmostd.ticket import State, Tick, Ticket
+from atmostd.ticket import ENDED, HELD, State, Tick, Ticket
 
 
 def replay(recorded: Iterable[AnyRecord], registry: Registry, sessions: Sessions) -> None:
@@ -74,14 +74,16 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
         if session.tickets or session.revoked:
             session.record()
             yield session.began
-            tickets += [t for t in session.tickets.values() if not _waits_in_vain(t)]
+            tickets += session.tickets.values()
             yield from session.revoked.values()
+    if registry.some_wait_in_vain():
+        tickets = [ticket for ticket in tickets if not _waits_in_vain(ticket)]
     tickets.sort(key=_by_number)
     for ticket in tickets:
-        request = request_of(ticket)
+        request: Request = ticket.owner
         assert request.arrived is not None
         yield request.arrived
-        if ticket.state is State.HELD or ticket.state is State.ENDED:
+        if ticket.state is HELD or ticket.state is ENDED:
             yield Stands(
                 ticket.number,
                 request.token,

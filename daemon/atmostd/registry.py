@@ -210,19 +210,24 @@ class Registry:
         actor = self.actors.pop(name)
         if actor.limit.line:
             self._deleted[actor.limit] = actor
+            self.some_wait_in_vain()
         if self.watched:
             self.events.of_limit("deleted", actor.limit)
         self._implicit.discard(name)
         self._templated.discard(name)
         self._note_record(LimitDeleted(name))
 
+    def some_wait_in_vain(self) -> bool:
+        """Whether not all who waited for a limit that was deleted have been told so yet."""
+        for limit in [limit for limit in self._deleted if not limit.line]:
+            del self._deleted[limit]
+        return bool(self._deleted)
+
     def ring(self, limit: Limit, due: int) -> None:
         """The instant has come that this limit asked to be woken at."""
         actor = self.actors.get(limit.name)
         if actor is None or actor.limit is not limit:
             actor = self._deleted.get(limit)
-            if actor is not None and not limit.line:
-                del self._deleted[limit]
         if actor is not None:
             actor.post(Tick(due))
 

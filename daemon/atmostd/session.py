@@ -154,6 +154,7 @@ class Session:
         )
 
     def _process_died(self) -> None:
+        self._sessions.loop.remove_reader(self._peer.pidfd)  # it would tell so in every turn
         self.ending = "process"
         self._let_go_of_all(self.tickets)
         line, self._line = self._line, None
