@@ -199,6 +199,31 @@ def test_stdin(daemon: RunningDaemon) -> None:
     assert b"stdin: line 1: byte 0 is no UTF-8" in done.stderr
 
 
+def test_a_pipe_is_read_to_its_end(daemon: RunningDaemon) -> None:
+    """With --prune, the half of it would delete the other half."""
+    script = """
+atmost() { "$PYTHON" -m atmost "$@"; }
+first='[[limit]]\nname = "a"\nlimit = 1\n' second='[[limit]]\nname = "b"\nlimit = 1\n'
+atmost create b --limit 1
+atmost apply --prune -f <(sleep 0.2; printf "$first"; sleep 0.2; printf "$second")
+"""
+    environment = daemon.environment() | {"PYTHON": sys.executable}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"+ a: limit 1, active\n"
+    assert set(limits(daemon)) == {"a", "b"}
+
+
+def test_a_hundred_thousand_limits(daemon: RunningDaemon, atmost: Atmost) -> None:
+    count = 100_000
+    file = "\n".join(f"[[limit]]\nname = 'n{n}'\nlimit = 1" for n in range(count))
+    code, out, err = atmost("apply", "-f", f"\n{file}\n")
+    assert (code, out.count("\n")) == (0, count)
+    assert err.endswith(f"{count} new, 0 changed, 0 deleted\n")
+    assert atmost("ls")[1].count("\n") == count
+    assert atmost("apply", "-f", "\n", "--prune")[2].endswith(f"0 changed, {count} deleted\n")
+    assert atmost("ls")[1] == ""
+
+
 def test_reload_as_a_command(tmp_path: Path) -> None:
     path = tmp_path / "atmostd.toml"
     path.write_text("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import socket
 import stat
@@ -200,7 +201,37 @@ def test_never_beside_one_that_lets_us_not_in(user: User, of: str, code: str) ->
             os.chown(path, 61234, 61234)
         done = user.python(code, "db")
     assert (done.code, user.log.exists()) == (1, False)
-    assert "this user may not connect to it; start one with" in done.err
+    assert "this user may not connect to it; ask root to let you in" in done.err
+
+
+@pytest.mark.parametrize(
+    ("of", "unit", "command"),
+    [
+        ("system", "system/units/atmostd.service", "systemctl status atmostd.service"),
+        ("user", "config/systemd/user/atmostd.socket", "systemctl --user status atmostd.socket"),
+    ],
+)
+@pytest.mark.parametrize("code", [SYNC, ASYNC.replace("TICKS", "0")], ids=["sync", "asyncio"])
+def test_a_service_that_cannot_start_is_named(
+    user: User, tmp_path: Path, of: str, unit: str, command: str, code: str
+) -> None:
+    """systemd listens, and sends away who came in vain."""
+    (tmp_path / unit).parent.mkdir(parents=True)
+    (tmp_path / unit).touch()
+    path = user.socket if of == "user" else user.system / "atmost.sock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fspath(path))
+        path.chmod(0o666)
+        listening.listen()
+        starting = user.start(code, "db")
+        while starting.poll() is None:
+            if select.select([listening], [], [], 0.05)[0]:
+                listening.accept()[0].close()
+        done = ended(starting)
+    assert (done.code, user.log.exists()) == (1, False)
+    assert done.err.endswith(f"; it is a service: {command}\n")
 
 
 @pytest.mark.parametrize(

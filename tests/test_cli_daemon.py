@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +145,33 @@ def test_one_that_hangs_is_stopped_too(
     assert code == 1
     assert f"pid {daemon.pid} was told to stop and has not within 0.3 s" in err
     assert f"kill -9 {daemon.pid}" in err
+
+
+ANOTHER = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as listening:
+    listening.bind(sys.argv[1])
+    listening.listen()
+    print(flush=True)
+    while True:
+        listening.accept()[0].close()
+"""
+
+
+def test_who_is_no_daemon_of_ours_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a user's systemd, which listens for a service that cannot start."""
+    path = str(tmp_path / "s")
+    listens = subprocess.Popen([sys.executable, "-c", ANOTHER, path], stdout=subprocess.PIPE)
+    assert listens.stdout is not None
+    assert listens.stdout.readline()
+    for verb in ("start", "stop", "restart", "run"):
+        code, _, err = here(capsys, "daemon", verb, "--socket", path)
+        assert (code, listens.poll()) == (1, None)
+        assert err.startswith(f"atmost: no atmost daemon at {path} (given): ")
+    listens.kill()
+    listens.communicate()
 
 
 @pytest.mark.parametrize(

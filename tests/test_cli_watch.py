@@ -13,7 +13,7 @@ import pytest
 
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
-from tests.support_cli import Terminal, ran, start
+from tests.support_cli import COMMAND, Terminal, ran, start
 
 PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
@@ -86,6 +86,28 @@ def test_the_end_of_the_pipe_ends_it(daemon: RunningDaemon, client: Client) -> N
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGPIPE
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
+def test_the_end_of_the_pipe_ends_it_also_if_nothing_happens(
+    daemon: RunningDaemon, client: Client, more: list[str]
+) -> None:
+    with start(daemon, "watch", *more, **PIPES) as process:
+        assert process.stdout is not None
+        wait_until(lambda: client.list_statistics().daemon.watchers)
+        process.stdout.close()
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGPIPE
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    wait_until(lambda: not client.list_statistics().daemon.watchers)
+
+
+def test_a_stdout_that_is_closed_is_told_at_once(daemon: RunningDaemon) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "-", *COMMAND]
+    with start(daemon, "watch", command=command, stderr=subprocess.PIPE) as process:
+        assert process.wait(PATIENCE_SECONDS) == 1
+        assert process.stderr is not None
+        assert "stdout: Bad file descriptor" in process.stderr.read()
 
 
 @pytest.mark.parametrize("words", [["a/b"], ["a", "b"], ["--jsn"]])

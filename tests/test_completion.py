@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from atmost.cli import parser
 from atmost.cli.completing import NAMES_SECONDS, next_words, quoted, split
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
 from tests.support_cli import here
+from tests.support_tools import needs
 
 NAMES = ["db", "my limit", "it's", 'a"b', "x:y=z", "$HOME`id`", "ünï", "-dash", "back\\slash", "*"]
 BREAKS = " \t\n\"'><=;|&(:"
@@ -275,13 +275,11 @@ def test_the_scripts_are_whole(
     assert "atmost completion --" in out
     for opening, closing in ("()", "{}", "[]"):
         assert out.count(opening) == out.count(closing)
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed: only its brackets were counted")
+    needs(shell)
     (tmp_path / "script").write_text(out)
     subprocess.run([shell, "-n", tmp_path / "script"], check=True)
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 @pytest.mark.parametrize(
     ("line", "added"),
     [
@@ -296,6 +294,7 @@ def test_the_scripts_are_whole(
 )
 def test_zsh_gets_its_words(bash: dict[str, str], line: str, added: list[str]) -> None:
     """With what its completion system would be given, and gives."""
+    needs("zsh")
     script = """
 compdef() { : }
 compadd() { (( ${@[(i)--]} < $# )) && print -rl -- "${(@)@:#--}" }
@@ -316,7 +315,6 @@ _atmost
     assert (said.stdout.splitlines(), said.stderr) == (added, "")
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -329,6 +327,7 @@ _atmost
     ],
 )
 def test_fish_offers_them(bash: dict[str, str], line: str, offered: list[str]) -> None:
+    needs("fish")
     script = "atmost completion fish | source; complete -C $argv[1]"
     said = subprocess.run(
         ["fish", "-c", script, line], env=bash, capture_output=True, text=True, check=False

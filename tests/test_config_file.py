@@ -228,7 +228,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_pipe_that_nobody_writes_to_hangs_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert declarations.read_file(str(tmp_path / "pipe")) == b""
+    with pytest.raises(ConfigInvalid, match="it is a pipe: expected a file"):
+        declarations.read_file(str(tmp_path / "pipe"))
 
 
 def settings_of(arguments: list[str]) -> Settings:

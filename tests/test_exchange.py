@@ -12,6 +12,7 @@ from atmost.asked import Asked, asked_of_concurrency, asked_of_rate_limit
 from atmost.errors import AtmostError, GrantLost, LimitExists, ProtocolError
 from atmost.exchange import SEEN_MAX, AskedTwice, Exchange
 from atmost.reconnecting import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Reconnecting
+from atmost.slate import SLATE_BYTES, Slate
 
 
 def messages(data: bytes) -> list[wire.Message]:
@@ -188,6 +189,25 @@ def test_half_a_message_of_the_lost_connection_is_forgotten(exchange: Exchange) 
 
 
 # ---- Grants that are lost
+
+
+def test_what_is_let_go_of_before_the_welcome_is_on_the_slate_that_comes_with_it() -> None:
+    """The one before may be looked at no more: its session may have been forgotten meanwhile."""
+    exchange = Exchange(["test"], wants_slate=True)
+    first, second = (Slate.of(memoryview(bytearray(SLATE_BYTES)).cast("Q")) for _ in range(2))
+    exchange.hello()
+    exchange.borrow(first)
+    exchange.welcomed = True
+    numbers = [acquire(exchange, asked("db")).request for _ in range(3)]
+    exchange.release(numbers[0])
+    exchange.disconnected()
+    exchange.release(numbers[1])
+    named = [message.request for message in resumed(exchange) if isinstance(message, wire.Acquire)]
+    assert named == numbers[2:]
+    exchange.release(numbers[2])
+    exchange.borrow(second)
+    assert set(first.ring) == {0, *numbers}
+    assert set(second.ring) == {0, numbers[2]}
 
 
 def test_a_grant_that_is_lost(exchange: Exchange) -> None:

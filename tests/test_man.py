@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from atmost.cli import parser
 from man.make import FOLDER, pages
+from tests.support_tools import needs
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("atmost.1", "atmostd.8")
@@ -52,8 +52,7 @@ def test_has_the_parts_of_a_page(name: str) -> None:
     ids=lambda command: command[0],
 )
 def test_is_shown_without_a_warning(name: str, command: list[str]) -> None:
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
+    needs(command[0])
     shown = subprocess.run([*command, FOLDER / name], capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
     if command[0] == "man":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -16,6 +15,7 @@ from atmost import prometheus, wire
 from atmost.errors import NeverFits
 from tests.support import RunningDaemon
 from tests.support_cli import client_of, ran
+from tests.support_tools import needs
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 VALUE = r"(?:[^\\\"\n]|\\\\|\\\"|\\n)*"
@@ -110,15 +110,13 @@ def test_the_page_of_a_real_daemon(
 
 
 def test_promtool_has_nothing_against_it(daemon: RunningDaemon) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not on the PATH (Debian: apt install prometheus)")
+    needs("promtool")
     with daemon.client() as client:
         client.create_limit("db", 3)
         client.acquire("db").release()
     page = ran(daemon, "metrics").out
     checked = subprocess.run(
-        [promtool, "check", "metrics"], input=page, text=True, capture_output=True
+        ["promtool", "check", "metrics"], input=page, text=True, capture_output=True
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
@@ -210,6 +208,6 @@ def test_the_alerts_and_the_dashboard_use_what_there_is() -> None:
             assert text.count(opening) == text.count(closing), text
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on the PATH")
 def test_promtool_takes_the_alerts() -> None:
+    needs("promtool")
     subprocess.run(["promtool", "check", "rules", DOCS / "alerts.yml"], check=True)

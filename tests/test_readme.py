@@ -21,26 +21,21 @@ import dev
 from atmost.cli.parser import COMMANDS
 from atmost.sync import Client
 from tests.support import PATIENCE_SECONDS, RunningDaemon, wait_until
+from tests.support_readme import (
+    CHECKOUT,
+    EVERY_DAY,
+    FIRST_MINUTE,
+    FROM_A_FILE,
+    LAPTOP,
+    README,
+    SERVICE,
+    WHY,
+    blocks,
+)
 from tests.support_user import User
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 SCRIPTS = ("train.sh", "ask.sh")  # of the reader's own
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def commands(block: str) -> list[str]:
-    """What stands behind the prompts, without the remarks."""
-    lines = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
-    return [re.sub(r"\s+# .*", "", line) for line in lines]
-
-
-FIRST_MINUTE, CHECKOUT, EVERY_DAY, SERVICE, FROM_A_FILE, LAPTOP, WHY = (
-    commands(block) for block in blocks("console")
-)
 
 
 class Shell:
@@ -166,17 +161,13 @@ def test_on_a_laptop(tmp_path: Path) -> None:
 
 
 def test_service() -> None:
-    """The commands are those that tests/systemd runs on a real systemd; here, one changes nothing."""
-    atmost_in_opt = "sudo /opt/atmost/bin/atmost daemon"
-    assert f"{atmost_in_opt} install" in SERVICE
-    assert f"{atmost_in_opt} uninstall" in SERVICE
-    for line in SERVICE:
-        if line.endswith("--dry-run"):
-            command = [sys.executable, "-m", "atmost", *line.split()[2:]]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            assert "would write /etc/systemd/system/atmostd.service" in said
-            enable = next(line for line in SERVICE if "enable" in line)
-            assert enable.removeprefix("sudo ") in said
+    """What tests/systemd/test_walk.py types on a real systemd; here, one line changes nothing."""
+    (dry_run,) = (line for line in SERVICE if line.endswith("--dry-run"))
+    command = [sys.executable, "-m", "atmost", *dry_run.removeprefix("sudo ").split()[1:]]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "would write /etc/systemd/system/atmostd.service" in said
+    (enable,) = (line for line in SERVICE if " enable " in line)
+    assert enable.removeprefix("sudo ") in said
 
 
 def test_limits_in_a_file(shell: Shell) -> None:

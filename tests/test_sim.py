@@ -67,6 +67,7 @@ def test_worlds_are_not_empty() -> None:
         "rude floods",
         "while no daemon runs: turn_a_bit",
         "while no daemon runs: cut_the_journal",
+        "daemon is told to read its configuration again",
         "while no daemon runs: take_the_journal",
         "while no daemon runs: from_another_boot",
         "while no daemon runs: damage_the_newest_state",

@@ -27,6 +27,7 @@ from atmost.connecting import (
     check_owner,
     first_that_answers,
     started_or_not,
+    unavailable,
     was_leaving,
     why_not_connected,
 )
@@ -37,7 +38,6 @@ from atmost.exchange import (
     Answer,
     Exchange,
     said_by,
-    unavailable,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting

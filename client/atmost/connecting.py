@@ -7,6 +7,7 @@ refuses, or breaks the handshake off: then the clients try again (reconnecting.F
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import stat
 import struct
@@ -14,11 +15,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from atmost.errors import DaemonUnavailable
-from atmost.exchange import HELLO_SECONDS, unavailable
-from atmost.paths import SocketPath
+from atmost.exchange import HELLO_SECONDS
+from atmost.paths import OF_THE_SYSTEM, SYSTEM_UNIT_DIRS, SocketPath, installed_unit, user_unit_dirs
 
 T = TypeVar("T")
 
+_MAY_NOT = "this user may not connect to it"
 HANG_UPS_MAX = 5  # of daemons at a default place; then it is no daemon that leaves
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
@@ -67,7 +69,27 @@ def none_answers(tried: list[tuple[SocketPath, str]]) -> DaemonUnavailable:
     first, reason = tried[0]
     for other, why in tried[1:]:
         reason += f"; nor at {other.path} ({other.source}): {why}"
-    return unavailable(first, reason)
+    advice = next(filter(None, (next_step(at, why) for at, why in reversed(tried))), "")
+    return DaemonUnavailable(first.path, first.source, reason, advice)
+
+
+def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
+    """No daemon answers at this path."""
+    return DaemonUnavailable(at.path, at.source, reason, next_step(at, reason))
+
+
+def next_step(at: SocketPath, reason: str) -> str:
+    """What to do next; empty: start one."""
+    if reason.startswith(_MAY_NOT):
+        return f"ask root to let you in; who may: ls -l {shlex.quote(at.path)}"
+    folders: tuple[str, ...] = ()
+    of_user = ""
+    if at.source == OF_THE_SYSTEM:
+        folders = SYSTEM_UNIT_DIRS
+    elif at.is_own:
+        folders, of_user = user_unit_dirs(), "--user "
+    unit = installed_unit(folders)
+    return f"it is a service: systemctl {of_user}status {os.path.basename(unit)}" if unit else ""
 
 
 def why_not_connected(error: Exception) -> str:
@@ -78,7 +100,7 @@ def why_not_connected(error: Exception) -> str:
         case ConnectionRefusedError():
             return "nobody listens there, or it is no socket"
         case PermissionError():
-            return "this user may not connect to it"
+            return _MAY_NOT
         case TimeoutError():
             return f"no answer within {HELLO_SECONDS:g} s"
         case BlockingIOError():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
@@ -36,11 +37,14 @@ _KEY = re.compile(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")
 T = TypeVar("T")
 
 
-def read_file(path: str) -> bytes:
-    """The bytes of a file. Raises ConfigInvalid: it can't be read, or is too long."""
+def read_file(path: str, wait: bool = False) -> bytes:
+    """The bytes of a file. Raises ConfigInvalid: it can't be read, or is too long. A pipe is read to its
+    end if there is time to `wait` for it, and else refused: what it has by now may be the half."""
     try:
-        with open(path, "rb", opener=_not_blocking) as file:
-            data = file.read(FILE_BYTES_MAX + 1) or b""
+        with open(path, "rb", opener=None if wait else _not_blocking) as file:
+            if not wait and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise ConfigInvalid(path, ["cannot read it: it is a pipe: expected a file"])
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigInvalid(path, [f"cannot read it: {error.strerror or error}"]) from error
     check_length(path, data)

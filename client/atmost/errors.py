@@ -284,7 +284,8 @@ class PermissionDenied(AtmostError, PermissionError):
 
     def __init__(self, action: str, uid: int) -> None:
         super().__init__(
-            f"uid {uid} may use limits but not {action}: ask root or the user who runs the daemon",
+            f"uid {uid} may use limits but not {action}: ask root, the user who runs the daemon, or "
+            "somebody of its admin group (of a service: atmost-admin)",
             action=action,
             uid=uid,
         )

@@ -24,7 +24,6 @@ from atmost.asked import Asked
 from atmost.errors import (
     AtmostError,
     DaemonOutdated,
-    DaemonUnavailable,
     GrantLost,
     LimitExists,
     ProtocolError,
@@ -68,6 +67,7 @@ class Exchange:
         self._command = command
         self.wants_slate = wants_slate  # no thread of this client notices that a connection is lost
         self.slate: Slate | None = None  # the latest one that was lent to this session
+        self._let_go_early: list[int] = []  # on this connection, before it had a slate
         self._session = os.urandom(wire.SESSION_BYTES)  # names it across reconnects
         self._frames = wire.FrameReader()  # of this connection
         self._last_request = 0  # rises across reconnects
@@ -92,6 +92,7 @@ class Exchange:
         """The first bytes of a connection."""
         self._frames = wire.FrameReader()
         self.welcomed = False
+        self._let_go_early = []
         command = self._command
         if command is None:
             command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
@@ -147,10 +148,21 @@ class Exchange:
         slate = self.slate
         if slate is not None:  # first: the frame may not be read by anybody
             slate.ring[next(slate.places)] = number
+        if self.wants_slate and not self.welcomed:
+            self._let_go_early.append(number)
         self._waiting.pop(number, None)
         self._held.pop(number, None)
         self._questions.pop(number, None)
         return wire.encode(wire.Release(number))
+
+    def borrow(self, slate: Slate | None) -> None:
+        """What was lent with this welcome. If nothing was, the one before is as good: it may be looked at
+        still. If something was, it may not be."""
+        if slate is not None:
+            self.slate = slate
+            for number in self._let_go_early:
+                slate.ring[next(slate.places)] = number
+        self._let_go_early = []
 
     def note_end(self) -> None:
         """The connection will be closed, which lets go of all but what belongs to the process. Nobody may
@@ -329,11 +341,6 @@ def _again(message: wire.Acquire, ends: float | None, now: float) -> wire.Acquir
     if ends <= now:
         return replace(message, seen=[], late=True)
     return replace(message, seen=[], timeout_seconds=ends - now)
-
-
-def unavailable(at: SocketPath, reason: str) -> DaemonUnavailable:
-    """No daemon answers at this path."""
-    return DaemonUnavailable(at.path, at.source, reason)
 
 
 def said_by(at: SocketPath, error: AtmostError) -> AtmostError:

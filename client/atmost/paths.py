@@ -25,6 +25,7 @@ LOG_NAME = "atmostd.log"
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7), less its NUL
 
 
+OF_THE_SYSTEM = "default, of the system"
 OF_THE_USER = "default, of the user"
 
 
@@ -50,7 +51,7 @@ def socket_paths(
     if named:
         return [SocketPath(absolute(named), "from ATMOST_SOCKET")]
     return [
-        SocketPath(f"{SYSTEM_RUNTIME_DIR}/{SOCKET_NAME}", "default, of the system"),
+        SocketPath(f"{SYSTEM_RUNTIME_DIR}/{SOCKET_NAME}", OF_THE_SYSTEM),
         SocketPath(f"{user_runtime_dir(environ)}/{SOCKET_NAME}", OF_THE_USER),
     ]
 

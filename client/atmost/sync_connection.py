@@ -32,6 +32,7 @@ from atmost.connecting import (
     first_that_answers,
     hung_up,
     started_or_not,
+    unavailable,
     was_leaving,
     why_not_connected,
 )
@@ -43,7 +44,6 @@ from atmost.exchange import (
     Answer,
     Exchange,
     said_by,
-    unavailable,
 )
 from atmost.paths import SocketPath, socket_paths
 from atmost.reconnecting import Reconnecting
@@ -386,16 +386,12 @@ class Connection(Streams):
                 self._socket.received.clear()
                 if self._exchange.refusal is not None:
                     raise self._exchange.refusal
-            self._take_slate()
+            self._exchange.borrow(lent(self._socket.descriptor()))
             self._socket.limit(None)
         except AtmostError as error:
             raise said_by(self._at, error) from error.__cause__
         except OSError as error:
             raise unavailable(self._at, why_not_connected(error)) from error
-
-    def _take_slate(self) -> None:
-        """If one came with this welcome. If not, the one before is as good: it may be looked at still."""
-        self._exchange.slate = lent(self._socket.descriptor()) or self._exchange.slate
 
     def _look(self) -> None:
         """Take what the daemon has said by now, if no thread reads anyway."""
@@ -432,7 +428,7 @@ class Connection(Streams):
                     self._answer(call, answer)
                     del self._calls[number]
             if self._away.since is not None and self._exchange.welcomed:
-                self._take_slate()
+                self._exchange.borrow(lent(self._socket.descriptor()))
                 self._away.back()
             if HELPER in self._calls and not self._exchange.unsettled:
                 self._answer(self._calls[HELPER], wire.Done(HELPER))

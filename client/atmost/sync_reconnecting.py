@@ -13,9 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from atmost.connecting import why_not_connected
+from atmost.connecting import unavailable, why_not_connected
 from atmost.errors import AtmostError
-from atmost.exchange import HELLO_SECONDS, Answer, Exchange, unavailable
+from atmost.exchange import HELLO_SECONDS, Answer, Exchange
 from atmost.paths import SocketPath
 from atmost.reconnecting import Reconnecting
 from atmost.sync_caller import Caller

@@ -9,8 +9,9 @@ import time
 from abc import abstractmethod
 
 from atmost import wire
+from atmost.connecting import unavailable
 from atmost.errors import AtmostError
-from atmost.exchange import ANSWER_SECONDS, Answer, unavailable
+from atmost.exchange import ANSWER_SECONDS, Answer
 from atmost.sync_caller import Caller
 from atmost.sync_reconnecting import Call, OutOfPatience, Reconnects
 from atmost.watching import Event, Frames

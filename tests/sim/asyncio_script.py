@@ -64,6 +64,7 @@ class AsyncioClient:
 
     def __init__(self, process: Process) -> None:
         self.exec_done = False  # its session was ended in order
+        self.computes = False
         self.process = process
         self.world: World = process.world
         self.loop = new_loop(process)

@@ -1,7 +1,9 @@
 """A client over the real Exchange, moved as the blocking shell moves it.
 
 Its threads are the calls that wait and the grants that are held; it connects, loses its connection and
-says all again as sync_connection.py does, in the time of the world.
+says all again as sync_connection.py does, in the time of the world. One that `computes` reads only while
+a call waits, as the blocking client does, so it may never learn that its connection is lost: what it
+lets go of then is on its slate. The others are always reading.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from atmost.asked import Asked
 from atmost.errors import AtmostError, GrantLost, ProtocolError
 from atmost.exchange import HELLO_SECONDS, RECONNECT_SECONDS, Answer, Exchange
 from atmost.reconnecting import Reconnecting
+from atmost.slate import lent
 from tests.sim.network import End
 from tests.sim.world import MICROSECOND, MILLISECOND, SECOND, Process, World
 
@@ -36,11 +39,14 @@ class Call:
 class SimClient:
     """One process."""
 
-    def __init__(self, process: Process, settles: Exchange | None = None) -> None:
+    def __init__(
+        self, process: Process, settles: Exchange | None = None, computes: bool = False
+    ) -> None:
         """`settles`: not a new session; what is left of this one is to be told."""
         self.process = process
         self.world: World = process.world
-        self.exchange = settles or Exchange(["sim"])
+        self.computes = computes
+        self.exchange = settles or Exchange(["sim"], wants_slate=computes)
         self.calls: dict[int, Call] = {}
         self.held: dict[int, Asked] = {}
         self.refused: list[str] = []  # codes, for what the script wants to know
@@ -106,6 +112,7 @@ class SimClient:
         del self.held[number]
         self.world.oracle.left(self, number)
         self._send(self.exchange.release(number))
+        self._look()
         self._go_on()
 
     def give_up(self, number: int) -> None:
@@ -113,6 +120,7 @@ class SimClient:
         self.world.note(f"{self.name} gives up #{number}")
         del self.calls[number]
         self._send(self.exchange.release(number))
+        self._look()
         self._go_on()
 
     def exec(self) -> None:
@@ -141,6 +149,7 @@ class SimClient:
         self._send(frame)
         if self.end is None and self._away.since is not None:
             self._away.hurry(self._now())
+        self._look()
         self._go_on()
 
     def _send(self, frame: bytes) -> None:
@@ -186,15 +195,25 @@ class SimClient:
         if connection == self.connections and self.end is not None and not self.exchange.welcomed:
             self._lost("no welcome")
 
+    def _is_computing(self) -> bool:
+        """Nobody looks at the connection."""
+        exchange = self.exchange
+        return self.computes and exchange.welcomed and not (self.calls or exchange.unsettled)
+
+    def _look(self) -> None:
+        """Once, at what nobody may have looked at."""
+        if self.computes and self.end is not None and self.end.readable():
+            self._read(looks=True)
+
     def _readable(self) -> None:
         if not self._reads:
             self._reads = True
             self.process.after(self.world.chance.randrange(1, 20 * MICROSECOND), self._read)
 
-    def _read(self) -> None:
-        self._reads = False
+    def _read(self, looks: bool = False) -> None:
+        self._reads = self._reads and looks
         end = self.end
-        if end is None:
+        if end is None or (self._is_computing() and not looks):
             return
         data = end.receive()
         if data is None:
@@ -217,6 +236,8 @@ class SimClient:
         if self.exchange.welcomed:
             self._ready = True
             self._away.back()
+            if self.end is not None and self.end.passed:
+                self.exchange.borrow(lent(self.world.host.take(self.end.passed.pop())))
         for number, answer in answers:
             self._answered(number, answer)
 

@@ -329,10 +329,13 @@ class Damager:
         self._world.chance.choice((self._take_the_journal, self._turn_a_bit))()
 
     def _damage(self, path: Path) -> None:
+        size = path.stat().st_size
+        if not size:
+            return  # an earlier damage has left nothing of it
         if self._world.maybe(0.5):
-            self._flip(path, path.stat().st_size)
+            self._flip(path, size)
         else:
-            os.truncate(path, self._world.chance.randrange(path.stat().st_size))
+            os.truncate(path, self._world.chance.randrange(size))
 
     def _flip(self, path: Path, size: int) -> None:
         data = bytearray(path.read_bytes())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +234,9 @@ class Host:
         self.run_folder = self.folder / "run"
         self.run_folder.mkdir()
         self.state_folder = self.folder / "state"
+        self.shared_folder = self.folder / "shm"  # where everybody may write
+        self.shared_folder.mkdir()
+        self.shared_folder.chmod(0o1777)
         self.boot = 1
         self.bounds = Bounds()
         self.damager = Damager(self)
@@ -248,6 +252,7 @@ class Host:
         self.settle: Callable[[Exchange], None] = _nobody_settles
         self.by_pid: dict[int, Process] = {}
         self._life: Life | None = None
+        self._passed: set[int] = set()  # descriptors that nobody has taken yet
 
     @property
     def boot_id(self) -> str:
@@ -302,7 +307,14 @@ class Host:
         if life.listens is not None and life.process.alive:
             self.world.note("daemon is told to stop")
             life.stops = True
-            life.process.after(1, lambda: life.loop.run(life.loop.on_signal))
+            life.process.after(1, lambda: life.loop.run(life.loop.on_signal[signal.SIGTERM]))
+
+    def reload(self) -> None:
+        """SIGHUP, by which it finds nothing new."""
+        life = self.life
+        if self.daemon is not None and signal.SIGHUP in life.loop.on_signal:
+            self.world.note("daemon is told to read its configuration again")
+            life.process.after(1, lambda: life.loop.run(life.loop.on_signal[signal.SIGHUP]))
 
     def lose_power(self) -> None:
         """Every process ends, and only what was durable is left."""
@@ -311,7 +323,8 @@ class Host:
         for process in list(self.by_pid.values()):
             process.kill()
         self.process.kill()
-        shutil.rmtree(self.run_folder)
+        for folder in (self.run_folder, *self.shared_folder.iterdir()):
+            shutil.rmtree(folder)
         self.run_folder.mkdir()
         self.boot += 1
         self.restarts = True
@@ -326,6 +339,8 @@ class Host:
             process.kill()
         for loop in self.world.loops:
             loop.bury()
+        for descriptor in self._passed:
+            os.close(descriptor)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # What the daemon asks
@@ -373,6 +388,19 @@ class Host:
         """os._exit: a broken invariant."""
         if self.process.alive:
             self.world.fail(f"the daemon ends itself with {code}")
+
+    # Descriptors that go from one process to another
+
+    def pass_on(self, descriptor: int) -> int:
+        """Its copy, on the way."""
+        copy = os.dup(descriptor)
+        self._passed.add(copy)
+        return copy
+
+    def take(self, descriptor: int) -> int:
+        """It has come; who takes it closes it."""
+        self._passed.remove(descriptor)
+        return descriptor
 
     # What a client asks
 

@@ -43,7 +43,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._tasks: list[asyncio.Task[Any]] = []
         process.world.loops.append(self)
         self.errors: list[dict[str, Any]] = []
-        self.on_signal: Callable[[], object] = lambda: None
+        self.on_signal: dict[int, Callable[[], object]] = {}
 
     # What asyncio calls
 
@@ -128,7 +128,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """Signals are sent by the world."""
-        self.on_signal = lambda: callback(*args)
+        self.on_signal[sig] = lambda: callback(*args)
 
     # Descriptors
 

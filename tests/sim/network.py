@@ -11,6 +11,7 @@ Rule 3: an end is closed when the last process that has a copy of it is gone.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,22 +36,25 @@ class End:
         self.copies = 0  # that forked children keep
         self.on_ready: Callable[[], None] | None = None
         self.deaf = False  # shut down for reading
-        self._flying: list[bytes] = []  # sent by us, not in the other's inbox yet
+        self.passed: list[int] = []  # descriptors that came beside what is in the inbox, or was
+        self._flying: list[
+            tuple[bytes, int | None]
+        ] = []  # sent by us, not in the other's inbox yet
         self._next_arrival = 0
         process.on_death.append(self._process_died)
 
-    def send(self, data: bytes) -> None:
-        """Raises BrokenPipeError."""
+    def send(self, data: bytes, beside: int | None = None) -> None:
+        """`beside`: a descriptor that comes with the first byte. Raises BrokenPipeError."""
         if not self.process.alive:
             return
         if self.closed or self.other.closed or self.other.deaf:
             raise BrokenPipeError(32, "Broken pipe")
-        self._flying.append(bytes(data))
+        self._flying.append((bytes(data), beside))
         self._fly(lambda: self._arrive())
 
     def unread(self) -> int:
         """Bytes that the other end has not read."""
-        return len(self.other.inbox) + sum(map(len, self._flying))
+        return len(self.other.inbox) + sum(len(data) for data, _ in self._flying)
 
     def receive(self, count: int = READ_BYTES) -> bytes | None:
         """What is there, maybe not all of it; empty at the end; None if there is nothing yet."""
@@ -107,12 +111,14 @@ class End:
 
     def _arrive(self) -> None:
         if self._flying:
-            self.other._comes(self._flying.pop(0))
+            self.other._comes(*self._flying.pop(0))
 
-    def _comes(self, data: bytes) -> None:
+    def _comes(self, data: bytes, beside: int | None) -> None:
         if self.closed or self.deaf or not self.process.alive:
             return
         self.inbox += data
+        if beside is not None:
+            self.passed.append(beside)
         self._ready()
 
     def _ends(self) -> None:
@@ -127,12 +133,13 @@ class End:
     def _process_died(self) -> None:
         kept = self.world.chance.randrange(len(self._flying) + 1)
         flying, self._flying = self._flying, []
-        for data in flying[:kept]:
-            self.other._comes(data)
+        for data, beside in flying[:kept]:
+            self.other._comes(data, beside)
         if kept < len(flying):
-            cut = self.world.chance.randrange(len(flying[kept]))
+            data, beside = flying[kept]
+            cut = self.world.chance.randrange(len(data))
             if cut:
-                self.other._comes(flying[kept][:cut])
+                self.other._comes(data[:cut], beside)
         if not self.copies and not self.closed:
             self.closed = True
             self.world.at(
@@ -261,6 +268,18 @@ class Socket:
         if self.end.eof:
             return b""
         raise BlockingIOError
+
+    def sendmsg(self, data: list[bytes], beside: list[tuple[int, int, bytes]], flags: int) -> int:
+        """Maybe not all of it. Raises BrokenPipeError."""
+        assert self.end is not None
+        world = self.end.world
+        (frame,), ((_, _, descriptor),) = data, beside
+        taken = (
+            len(frame) if world.climate.random() < 0.9 else world.climate.randrange(1, len(frame))
+        )
+        copy = world.host.pass_on(int.from_bytes(descriptor, sys.byteorder))
+        self.end.send(frame[:taken], copy)
+        return taken
 
     def close(self) -> None:
         if self.end is not None:

@@ -12,7 +12,7 @@ promise is this:
 - nobody is granted what those in the books have, and who comes back comes into them, or is told
   GrantLost; it is one or the other once all is quiet. Until then somebody else may be inside with it.
 - a journal that is gone altogether gives holders a moment: if the limits have not changed meanwhile,
-  none who comes within it is told GrantLost.
+  none who comes within it is told GrantLost. (Not after an earlier loss: more may be inside then than fit.)
 - who waited stands in line in the order of coming back; the spent levels are those of the state.
 - limits, fencing tokens, and all that is granted from then on: as ever.
 A limit that is inactive when its holder comes back does not count that holder.
@@ -259,7 +259,8 @@ class Oracle:
     def recovered(self, journal_is_gone: bool) -> None:
         """The daemon listens: what was acknowledged is in force (G4)."""
         self._came.clear()
-        self._window_ends = self.world.now + WINDOW if journal_is_gone else 0
+        comes_first = journal_is_gone and self.losses == 1
+        self._window_ends = self.world.now + WINDOW if comes_first else 0
         if self.losses:
             self.books.look()
         self.check_settings()

@@ -266,6 +266,11 @@ def idle_clients_forgotten_by_a_checkpoint(world: World) -> Iterator[Patch]:
     yield Session, "record_anew", lambda self: None
 
 
+def slates_unread(world: World) -> Iterator[Patch]:
+    """What a client let go of, and the daemon before had not heard, is not looked up."""
+    yield Recovery, "_let_go_of_what_slates_say", lambda self: None
+
+
 ALL: dict[str, Planted] = {
     plant.__name__: plant
     for plant in (
@@ -290,6 +295,7 @@ ALL: dict[str, Planted] = {
         passing_without_bound,
         nobody_goes_after_a_time_out,
         idle_clients_forgotten_by_a_checkpoint,
+        slates_unread,
         *FAULTS,
     )
 }

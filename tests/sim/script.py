@@ -28,6 +28,7 @@ class AnyClient(Protocol):
 
     process: Process
     exec_done: bool
+    computes: bool  # and so may not notice that its connection is lost
 
     @property
     def name(self) -> str: ...
@@ -233,7 +234,9 @@ class Script:
         self._acts(client)
 
     def _client(self, process: Process) -> AnyClient:
-        return SimClient(process)
+        # One that does not look would not hear, where it matters, that a journal was lost.
+        looks = self.host.damager.probability or self.trouble_every
+        return SimClient(process, computes=not looks and self.world.climate.random() < 0.5)
 
     def seams(self) -> Iterator[tuple[object, str, object]]:
         """What else is to be replaced in this kind of world."""
@@ -245,6 +248,8 @@ class Script:
 
     def _act(self, client: AnyClient) -> None:
         if not self.happening:
+            return
+        if self._falls_silent(client):
             return
         self._acts(client)
         if not client.ready:
@@ -262,6 +267,16 @@ class Script:
             client.give_up(self.chance.choice(wanted))
         elif len(wanted) < 4:
             client.acquire(self._wish())
+
+    def _falls_silent(self, client: AnyClient) -> bool:
+        """Let go of something, compute from then on, and have the daemon killed before it can read that."""
+        if not (client.computes and self.kills_every and client.ready and client.held):
+            return False
+        if client.wanted() or self.world.climate.random() > 0.1:
+            return False
+        client.release(next(iter(client.held)))
+        self.host.life.process.kill()
+        return True
 
     def _wish(self) -> Asked:
         chance = self.chance
@@ -306,6 +321,8 @@ class Script:
     def _kill_daemon(self) -> None:
         draw = self.chance.random()
         life = self.host.life
+        if self.world.climate.random() < 0.1:
+            self.host.reload()
         if draw < 0.7:
             life.process.kill()
             if self.world.maybe(3 * self.roughness):  # and a client, before it is back

@@ -29,6 +29,7 @@ from atmostd import (
     journal,
     recovery,
     reloading,
+    slates,
     store,
 )
 from atmostd.records import AnyRecord
@@ -99,6 +100,7 @@ def _seams(world: World) -> Iterator[Patch]:
     yield Settings, "read_again", lambda self: self  # there is no configuration file
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
     yield configuration, "time", Shim(time, time_ns=lambda: world.wall)
+    yield slates, "SHARED", world.host.shared_folder
     yield store, "wall_microseconds", lambda: world.wall // 1000
     yield (
         connection,

@@ -162,18 +162,18 @@ def _as(user: str) -> list[str]:
 def why_there_is_no_box() -> str:
     """Empty if a systemd can be booted here."""
     if os.geteuid() != 0:
-        return "it takes root"
+        return "a real systemd to test with takes root"
     if not Path("/lib/systemd/systemd").exists():
-        return "there is no systemd on this machine"
+        return "there is no systemd on this machine to test with"
     for tool in ("nsenter", "unshare", "setpriv", "setsid", "pivot_root"):
         if shutil.which(tool) is None:
-            return f"it takes {tool} (util-linux)"
+            return f"a real systemd to test with takes {tool} (util-linux)"
     return ""
 
 
 def install(folder: Path) -> list[str]:
     """Install atmost as into /opt/atmost. Returns what is to be bound into the box."""
-    base = _system_python()
+    base = system_python()
     venv = folder / "venv"
     subprocess.run([base, "-m", "venv", "--without-pip", str(venv)], check=True)
     pip = [*_pip(), "--python", str(venv / "bin" / "python")]
@@ -233,7 +233,7 @@ def _version(path: Path) -> tuple[int, int]:
     return (int(major), int(minor))
 
 
-def _system_python() -> str:
+def system_python() -> str:
     """A Python that the service's user can get to."""
     for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
         if _version(Path(path)) >= (3, 11):

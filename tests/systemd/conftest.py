@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from tests.support_tools import leave_out
 from tests.systemd import box as boxes
+from tests.systemd import host as hosts
 from tests.systemd.box import DROP_INS, STATE, USERS, Box, Python
+from tests.systemd.host import Host
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +27,7 @@ def machine(
     tmp_path_factory: pytest.TempPathFactory, pythons: dict[str, Python | str]
 ) -> Iterator[Box]:
     """The box, up, with the daemon installed and its socket listening."""
-    reason = boxes.why_there_is_no_box()
-    if reason:
-        told = f"no real systemd to test with: {reason}"
-        if os.environ.get("CI") or os.environ.get("ATMOST_CI"):
-            pytest.fail(told)
-        pytest.skip(told)
+    leave_out(boxes.why_there_is_no_box())
     folder = tmp_path_factory.mktemp("box")
     binds = boxes.install(folder)
 
@@ -54,6 +52,20 @@ def machine(
         yield box
     finally:
         box.down()
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pip` installs from, on a host without a network."""
+    leave_out(boxes.why_there_is_no_box() or hosts.why_there_is_no_venv())
+    return hosts.fill(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture
+def host(tmp_path: Path, wheels: Path) -> Iterator[Host]:
+    """A fresh one, of a test's own."""
+    with hosts.fresh(tmp_path / "box", wheels) as up:
+        yield up
 
 
 @pytest.fixture

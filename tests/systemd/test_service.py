@@ -235,6 +235,48 @@ def test_a_wrong_file_is_not_tried_again(box: Box) -> None:
     box.atmost("ls")  # mended: the next client has it started
 
 
+def test_the_journal_has_fields_and_priorities(box: Box) -> None:
+    """As a program reads them: who changed which limit, and how grave it is."""
+    box.atmost("create", "db", "--limit", "1", user="bob")
+    box.atmost("run", "nobody-created-me", "--", "true", user="ann")
+    box.write(SETTINGS, "[sokket]\n")
+    box.ran("systemctl", "reload", "atmostd.service")
+    lines = box.sh("journalctl", "-o", "json", "SYSLOG_IDENTIFIER=atmostd").splitlines()
+    told = [json.loads(line) for line in lines]
+
+    def of(words: str) -> dict[str, str]:
+        found: dict[str, str] = next(one for one in reversed(told) if words in one["MESSAGE"])
+        assert found["_SYSTEMD_UNIT"] == "atmostd.service"
+        return found
+
+    created = of("limit 'db': limit 1")
+    assert (created["PRIORITY"], created["ATMOST_LIMIT"]) == ("6", "db")
+    assert "bob (uid 2002" in created["MESSAGE"]
+    implicit = of("nobody-created-me")
+    assert (implicit["PRIORITY"], implicit["ATMOST_LIMIT"]) == ("4", "nobody-created-me")
+    assert of("sokket")["PRIORITY"] == "3"
+    by_field = box.sh("journalctl", "-o", "cat", "ATMOST_LIMIT=db")
+    assert "limit 'db': limit 1" in by_field
+
+
+def test_a_service_that_cannot_start_is_no_daemon(box: Box) -> None:
+    """Neither for who asks, who is told where to look, nor for an administrator."""
+    box.sh("systemctl", "start", "atmostd.service")  # who has listened there last, to the kernel
+    settings = box.sh("cat", SETTINGS)
+    box.write(SETTINGS, f"{settings}\n[sokket]\n")
+    box.sh("systemctl", "kill", "-s", "KILL", "atmostd.service")
+    wait_until(lambda: box.shows("ExecMainStatus") == "78")
+    for words in (["ls"], ["daemon", "start"], ["daemon", "stop"], ["daemon", "restart"]):
+        told = box.ran(ATMOST, *words)
+        assert told.returncode == 1
+        assert told.stderr.endswith("; it is a service: systemctl status atmostd.service\n")
+    assert box.ran(ATMOST, "status").returncode == 4
+    found = json.loads(box.ran(ATMOST, "doctor", "--json", user="ann").stdout)
+    assert "systemctl status atmostd.service" in [one["mend"].split(": ")[-1] for one in found]
+    box.write(SETTINGS, settings)
+    box.atmost("ls")
+
+
 def test_anybody_uses_limits_and_few_change_them(box: Box) -> None:
     refused = box.ran(ATMOST, "create", "db", "--limit", "1", user="ann")
     assert refused.returncode == 1

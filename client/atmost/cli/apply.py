@@ -108,7 +108,7 @@ def _declared(path: str) -> tuple[list[Declaration], list[TemplateDeclaration]]:
             raise ConfigInvalid(path, ["cannot read it: it is closed"])
         data = sys.stdin.buffer.read(declarations.FILE_BYTES_MAX + 1)
     else:
-        data = declarations.read_file(path)
+        data = declarations.read_file(path, wait=True)
     reader = declarations.Reader(path, data)
     found = declarations.limits_of(reader), declarations.templates_of(reader)
     reader.end()

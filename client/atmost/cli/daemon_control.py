@@ -171,17 +171,30 @@ def _running(given: str | None) -> Running | None:
                 return None
             raise
         pid = _listener(at.path)
-        if pid is None:
+        if pid is None or not _is_daemon(pid):
             raise
         return Running(at, pid, None, unit_of(pid))
 
 
+def _is_daemon(pid: int) -> bool:
+    """Whether this is one of ours. Of a socket that systemd listens on, the kernel names systemd, or
+    whoever had it last, dead or alive."""
+    with contextlib.suppress(OSError):
+        return bool(_words_of_daemon(pid))
+    return False
+
+
 def _options_of(found: Running) -> list[str]:
     """What this daemon was started with, but for how and where: a restart is to change nothing."""
-    with open(f"/proc/{found.pid}/cmdline", "rb") as file:
+    return kept_options(_words_of_daemon(found.pid)[1:], found.status)
+
+
+def _words_of_daemon(pid: int) -> list[str]:
+    """Its command line, from its name on; empty if it is no daemon. Raises OSError."""
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
         words = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
     names = [at for at, word in enumerate(words) if os.path.basename(word) == "atmostd"]
-    return kept_options(words[names[0] + 1 :], found.status) if names else []
+    return words[names[0] :] if names else []
 
 
 def kept_options(words: list[str], status: DaemonStatus | None) -> list[str]:

@@ -7,9 +7,41 @@ looks like a command that has dealt with it.
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
+import threading
+from types import FrameType
+from typing import NoReturn
 
 from atmost.cli import output
+
+
+class ReaderGone(BaseException):
+    """Nobody reads stdout any more. Not an OSError: to a client, that would be a lost connection."""
+
+
+def watch_reader() -> None:
+    """Have ReaderGone raised in this, the main thread, when the reader goes: also if there is nothing
+    to write, which is how others notice."""
+
+    def gone(number: int, frame: FrameType | None) -> NoReturn:
+        raise ReaderGone
+
+    def look() -> None:
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
+            os.kill(os.getpid(), _READER_GONE)
+
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors alone
+    except (AttributeError, OSError):  # it is closed, or no file
+        return
+    signal.signal(_READER_GONE, gone)
+    threading.Thread(target=look, daemon=True).start()
+
+
+_READER_GONE = signal.SIGUSR2  # SIGPIPE is also that of sockets
 
 
 def die_of_interrupt() -> int:

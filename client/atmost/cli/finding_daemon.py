@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from atmost import paths
 from atmost.cli.finding import Finding, Scene
+from atmost.connecting import next_step
 from atmost.errors import DaemonUnavailable
 from atmost.sync import Client, Limit
 
@@ -50,8 +51,7 @@ def no_answer(scene: Scene) -> Iterator[Finding]:
         if isinstance(error, DaemonUnavailable):
             reason = error.reason
             mend = f"atmost daemon restart --socket {path}"
-            if "may not connect" in reason:
-                mend = f"ask root to let you in: ls -l {path}"
+            mend = next_step(place.at, reason) or mend
         else:
             reason, mend = str(error), f"atmost daemon restart --socket {path}"
         yield Finding("no_answer", True, f"at {place.at.path} ({place.at.source}): {reason}", mend)

@@ -28,14 +28,24 @@ def folders(scene: Scene) -> Iterator[Finding]:
     for folder in {os.path.dirname(place.at.path): None for place in scene.places}:
         yield from _folder("socket_folder", folder)
     for folder in _of_daemon(scene):
-        yield from _folder("daemon_folder", folder)
+        yield from _folder("daemon_folder", folder, _user_of_daemon(scene))
 
 
-def _folder(name: str, folder: str) -> Iterator[Finding]:
+def _user_of_daemon(scene: Scene) -> int:
+    """The daemon's uid, for a service has a user of its own; root's, if none runs."""
+    if scene.used and scene.used.status:
+        with contextlib.suppress(OSError):  # it is gone, or hidden from us
+            return os.stat(f"/proc/{scene.used.status.pid}").st_uid
+        with contextlib.suppress(OSError):
+            return os.stat(scene.used.at.path).st_uid
+    return 0
+
+
+def _folder(name: str, folder: str, owner: int = 0) -> Iterator[Finding]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         found = os.stat(folder)
         path = shlex.quote(folder)
-        if found.st_uid not in (0, os.geteuid()) and os.geteuid():
+        if found.st_uid not in (0, owner, os.geteuid()) and os.geteuid():
             yield Finding(
                 name, True, f"{folder} belongs to uid {found.st_uid}, who can replace what is in it",
                 f"have root move it away: mv {path} {path}.old",

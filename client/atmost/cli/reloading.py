@@ -21,7 +21,10 @@ def reload(given: Namespace) -> int:
     except ConfigInvalid as error:
         for mistake in error.mistakes:
             output.talk(f"{error.path}: {mistake}")
-        output.talk("not reloaded: what was in force still is; mend that and try again")
+        output.talk(
+            "not reloaded: what was in force still is, until the daemon starts again, which it cannot "
+            "with that file; mend it and try again"
+        )
         return EXIT_NOT_RELOADED
     return 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from typing import NoReturn
 
-from atmost.cli import output
+from atmost.cli import ending, output
 from atmost.cli.parser import Command, Parser
 from atmost.cli.words import duration, slots_text
 from atmost.errors import DaemonUnavailable
@@ -18,6 +19,15 @@ KIND_COLUMNS = 11
 
 def watch(given: Namespace) -> int:
     """Until Ctrl-C or the end of the pipe."""
+    try:
+        output.write_text("")  # or that nobody can read it would be told with the first event
+        ending.watch_reader()
+        _watch(given)
+    except ending.ReaderGone:
+        return ending.die_of_broken_pipe()
+
+
+def _watch(given: Namespace) -> NoReturn:
     name = given.names[0] if given.names else None
     write = _write_json if given.json else _write_text
     daemon: tuple[int, float] | None = None  # the one that was there last
