@@ -12,6 +12,10 @@ slots it asks are not free there, or when an earlier ticket holds back that line
 nothing. If it lacks one limit alone it holds back that limit's line (nobody takes what it saves up
 for), but no other of its lines; if it lacks several it holds back none. Once it has been passed
 PASSES_MAX times in every line that it lacks, it holds back all of its lines until it goes.
+
+One step lets a bounded number go, and refuses or times out as many. If that is not all, the lines that
+are left *go on* with a Tick, which is asked for at once. Until then nobody goes there by another event,
+and who is late there may still go; so nobody is overtaken, and others have their turn in between.
 """
 
 from __future__ import annotations
@@ -51,6 +55,8 @@ TIMER_LATE_NS_MAX = (
 )
 UNKNOWN_HOLDER = "the daemon's record of it was lost, and others have the slots now"
 NO_BOUND = 1 << 62
+TICKETS_A_STEP_MAX = 250  # that go, are refused or time out: some 4 ms with all that follows
+LOOKS_A_TICKET = 16  # at tickets in doubt, for the time that one refusal takes
 DEADLINES_DEAD_MAX = 64  # entries of tickets that are gone, kept before the heap is made anew
 
 
@@ -59,9 +65,12 @@ class Limit:
 
     __slots__ = (
         "_deadlines",
+        "_in_doubt",
         "_passers",
+        "_unfinished",
         "active",
         "deleted",
+        "goes_on_with",
         "held",
         "holders",
         "level",
@@ -95,6 +104,11 @@ class Limit:
         self.wakes: list[int] = []  # the Ticks asked for that are still to come, the earliest last
         self._deadlines: list[tuple[int, int, Ticket]] = []  # heap, of tickets whose home is here
         self._passers = [0] * PASSES_MAX  # the greatest numbers that went here, ascending
+        self._in_doubt: list[
+            Ticket
+        ] = []  # may have to be refused; the first of the line is the last
+        self._unfinished: dict[Limit, None] = {}  # lines that go on with our next Tick
+        self.goes_on_with: Limit | None = None  # with whose Tick this line goes on
 
     def apply(self, event: Event, now: int) -> list[Effect]:
         """One step: what happened at `now` (nanoseconds), and what follows from it."""
@@ -121,6 +135,15 @@ class Limit:
 
     # What a reader may ask
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether more of its line may go, or has to be refused, than a step has looked at."""
+        return bool(self._in_doubt) or self.goes_on_with is not None
+
+    def may_let_go(self, now: int) -> bool:
+        """Whether anybody at all could go here."""
+        return not self._in_doubt and self.has_room(1, now)
+
     def has_room(self, slots: int, now: int) -> bool:
         """Whether so many slots are free; a limit that is not enforced always has them."""
         if not self.active:
@@ -133,6 +156,10 @@ class Limit:
             return True
         level.settle(now)
         return level.within(free)
+
+    def waiting_at_home(self) -> int:
+        """Tickets that stand here, and whose home this is: over all limits, each counts once."""
+        return sum(self.line.like(head) for head in self.line.heads() if head.home is self)
 
     def active_slots(self, now: int) -> int:
         """Slots occupied: held + spent, rounded up to whole slots."""
@@ -162,10 +189,13 @@ class Limit:
         if ticket.missing:
             return []
         ticket.state = WAITING
-        lines = _limits_of(ticket)
-        effects = _grant_in_order(lines, now)
+        # Where nobody can go it has changed nothing: who waits there lacks that limit as before.
+        lines = [part.limit for part in parts if part.limit.may_let_go(now)]
+        effects = _grant_in_order(lines, now) if lines else []
+        if len(lines) < len(parts):
+            effects += _wake_ups(_limits_of(ticket), now)
         if ticket.state is WAITING and ticket.deadline is not None:
-            if ticket.deadline <= now:
+            if ticket.deadline <= now and not _may_go_yet(ticket):
                 return effects + _time_out([ticket], now)
             ticket.home._remember_deadline(ticket)
             effects += _wake_ups([ticket.home], now)
@@ -174,26 +204,38 @@ class Limit:
     def _tick(self, now: int) -> list[Effect]:
         while self.wakes and self.wakes[-1] <= now:
             self.wakes.pop()
-        due = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            due.append(heapq.heappop(self._deadlines)[2])
-        effects = _grant_in_order([self], now)  # who can go at this very instant is not late
+        due: list[Ticket] = []
+        while self._deadlines and self._deadlines[0][0] <= now and len(due) < TICKETS_A_STEP_MAX:
+            ticket = heapq.heappop(self._deadlines)[2]
+            if ticket.state is WAITING:
+                due.append(ticket)
+        effects = self._refuse_some(now)
+        lines, self._unfinished = self._unfinished, {}
+        for limit in lines:
+            limit.goes_on_with = None
+        # Who can go at this very instant is not late.
+        changed = list({self: None, **lines})
+        effects += _let_some_go(self, changed, _lines_affected(changed, now), now)
         late = [ticket for ticket in due if ticket.state is WAITING]
+        if any(map(_may_go_yet, late)):
+            for ticket in late:
+                self._remember_deadline(ticket)
+            return effects + _wake_ups([self], now)
         return effects + _time_out(late, now) if late else effects
 
     def _edit(self, edit: Edit, now: int) -> list[Effect]:
+        # Nobody can be refused by more slots, or by another rate.
+        refuses = edit.active not in (None, self.active) or edit.slot_decay_per_second == 0
         if edit.limit is not None:
+            refuses = refuses or edit.limit < self.limit
             self.limit = edit.limit
         if edit.slot_decay_per_second is not None:
             self.level.change_rate(edit.slot_decay_per_second, now)
         if edit.active is not None:
             self.active = edit.active
-        refused = [
-            (ticket, refusal)
-            for ticket in self.line
-            if (refusal := self._refusal(ticket)) is not None
-        ]
-        return _refuse(refused, now) + _grant_in_order([self], now)
+        if refuses:
+            self.doubt_all()
+        return self._refuse_some(now) + _grant_in_order([self], now)
 
     def _reset(self, now: int) -> list[Effect]:
         self.level.empty(now)
@@ -201,7 +243,28 @@ class Limit:
 
     def _delete(self, now: int) -> list[Effect]:
         self.deleted = True
-        return _refuse([(ticket, self._deleted()) for ticket in self.line], now)
+        self.doubt_all()
+        return self._refuse_some(now) + _wake_ups([self], now)
+
+    # Who has to be refused
+
+    def doubt_all(self) -> None:
+        """Whoever stands in line may wait here for ever now: nobody goes before that is looked at."""
+        self._in_doubt = list(self.line)
+        self._in_doubt.reverse()
+
+    def _refuse_some(self, now: int) -> list[Effect]:
+        """Look at those in doubt, but refuse no more than one step may."""
+        refused: list[tuple[Ticket, tuple[str, dict[str, object]]]] = []
+        looks = TICKETS_A_STEP_MAX * LOOKS_A_TICKET
+        while self._in_doubt and looks and len(refused) < TICKETS_A_STEP_MAX:
+            looks -= 1
+            ticket = self._in_doubt.pop()
+            if ticket.state is ARRIVING or ticket.state is WAITING:
+                refusal = self._refusal(ticket)
+                if refusal is not None:
+                    refused.append((ticket, refusal))
+        return _refuse(refused, now) if refused else []
 
     # After a restart
 
@@ -295,7 +358,9 @@ class Limit:
         """The first instant at which time alone changes something here."""
         while self._deadlines and self._deadlines[0][2].state is not WAITING:
             heapq.heappop(self._deadlines)
-        instants = [self._deadlines[0][0]] if self._deadlines else []
+        if self._in_doubt or self._unfinished:
+            return now + 1
+        instants = [max(self._deadlines[0][0], now + 1)] if self._deadlines else []
         if self.level.units and self.line:
             self.level.settle(now)
             for ticket in self.line.heads():
@@ -436,15 +501,45 @@ def _go_on_without(tickets: list[Ticket], now: int) -> list[Effect]:
     return _grant_in_order(list(lines), now)
 
 
+def _may_go_yet(ticket: Ticket) -> bool:
+    """Whether one of its lines has not been looked at to its end."""
+    return any(part.limit.goes_on for part in ticket.parts)
+
+
 def _grant_in_order(changed: list[Limit], now: int) -> list[Effect]:
-    """The one place that decides who goes, after something changed at these limits."""
+    """The one place that decides who goes, after something changed at these limits. While lines that
+    are affected go on, these go on with them."""
+    affected = _lines_affected(changed, now)
+    for limit in affected:
+        first = limit.goes_on_with
+        if first is not None:
+            _go_on_with(first, changed)
+            return _wake_ups(changed, now)
+    return _let_some_go(changed[0], changed, affected, now)
+
+
+def _go_on_with(first: Limit, lines: Iterable[Limit]) -> None:
+    for limit in lines:
+        limit.goes_on_with = first
+        first._unfinished[limit] = None
+
+
+def _let_some_go(
+    first: Limit, changed: list[Limit], affected: list[Limit], now: int
+) -> list[Effect]:
+    """Let go who can. If they are too many for one step, all goes on with a Tick of `first`."""
     granted: list[Ticket] = []
     touched = dict.fromkeys(changed)
-    again = True
-    while again:
-        again = _sweep(_lines_affected(list(touched), now), now, granted)
+    while True:
+        again = _sweep(affected, now, granted)
         for ticket in granted:  # their other lines are changed now, too
             touched.update(dict.fromkeys(_limits_of(ticket)))
+        if not again or len(granted) >= TICKETS_A_STEP_MAX:
+            break
+        affected = _lines_affected(list(touched), now)
+    if len(granted) >= TICKETS_A_STEP_MAX:
+        _go_on_with(first, touched)
+        touched[first] = None
     effects: list[Effect] = [Granted(ticket) for ticket in granted]
     return effects + _wake_ups(touched, now)
 
@@ -460,7 +555,7 @@ def _lines_affected(changed: list[Limit], now: int) -> list[Limit]:
     while todo:
         for head in todo.pop().line.heads():
             for part in head.parts:
-                if part.limit not in found and part.limit.has_room(1, now):
+                if part.limit not in found and part.limit.may_let_go(now):
                     found[part.limit] = None
                     todo.append(part.limit)
     return list(found)
@@ -470,25 +565,25 @@ def _sweep(lines: list[Limit], now: int, granted: list[Ticket]) -> bool:
     """Look at who waits in these lines, in the order of arrival, and let go who can.
 
     Returns True when one that went has passed another: what that one lacks, and so whom it holds
-    back, may be different now, and the sweep has to be made again.
+    back, may be different now, and the sweep has to be made again. Ends when enough went.
     """
     heads = {
-        head.number: head
-        for limit in lines
-        if limit.has_room(1, now)
-        for head in limit.line.heads()
+        head.number: head for limit in lines if limit.may_let_go(now) for head in limit.line.heads()
     }
     order = sorted(heads)  # a sorted list is a heap
     held_back: set[Limit] = set()
     waited_in: set[Limit] = set()
-    while order:
+    while order and len(granted) < TICKETS_A_STEP_MAX:
         ticket = heads[heapq.heappop(order)]
         limits = _limits_of(ticket)
         lacked = [
             part.limit
             for part in ticket.parts
-            if part.limit.active
-            and (part.limit in held_back or not part.limit.has_room(part.slots, now))
+            if part.limit._in_doubt
+            or (
+                part.limit.active
+                and (part.limit in held_back or not part.limit.has_room(part.slots, now))
+            )
         ]
         if ticket.state is WAITING and not lacked:
             take(ticket, now)
