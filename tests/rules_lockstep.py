@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from hypothesis.stateful import RuleBasedStateMachine
 
+from atmostd import grants
 from atmostd import limit as rules
-from atmostd.limit import PASSES_MAX, TICKETS_A_STEP_MAX, Limit
+from atmostd.grants import TICKETS_A_STEP_MAX
+from atmostd.limit import PASSES_MAX, Limit
 from atmostd.ticket import Effect, Granted, Refused, State, Tick, Ticket, TimedOut
 from tests.rules_model import Ask, Model, Outcome, Row, Want
 from tests.rules_world import World, spent
@@ -19,7 +21,7 @@ class Lockstep(RuleBasedStateMachine):
 
     def begin(self, passes_max: int, now: int, step_max: int = TICKETS_A_STEP_MAX) -> None:
         rules.PASSES_MAX = passes_max
-        rules.TICKETS_A_STEP_MAX = step_max
+        grants.TICKETS_A_STEP_MAX = step_max
         self.world = World(now)
         self.model = Model(passes_max)
 
@@ -29,7 +31,7 @@ class Lockstep(RuleBasedStateMachine):
                 self.everybody_ends()
         finally:
             rules.PASSES_MAX = PASSES_MAX
-            rules.TICKETS_A_STEP_MAX = TICKETS_A_STEP_MAX
+            grants.TICKETS_A_STEP_MAX = TICKETS_A_STEP_MAX
 
     def everybody_ends(self) -> None:
         """Every waiter that fits is served once holders release and time passes (G5)."""
@@ -148,7 +150,7 @@ class Lockstep(RuleBasedStateMachine):
         for limit in overdue:
             outcomes = outcomes + self.model.tick(self.row(limit), self.world.now)
             effects = effects + self.world.tick(limit) + self.finish()
-        if overdue or rules.TICKETS_A_STEP_MAX < TICKETS_A_STEP_MAX:
+        if overdue or grants.TICKETS_A_STEP_MAX < TICKETS_A_STEP_MAX:
             self.compare_in_each_line(effects, outcomes)
         else:
             assert [_outcome(effect) for effect in effects] == outcomes
@@ -159,7 +161,9 @@ class Lockstep(RuleBasedStateMachine):
         effects: list[Effect] = []
         now = self.world.now
         while unfinished := [
-            limit for limit in self.world.ever if limit.goes_on or _is_behind(limit, now)
+            limit
+            for limit in self.world.ever
+            if limit.goes_on or limit.unfinished or _is_behind(limit, now)
         ]:
             for limit in unfinished:
                 effects += self.world.tick(limit)
@@ -170,7 +174,7 @@ class Lockstep(RuleBasedStateMachine):
         rules whoever hangs together with the limit that is ticked. So then it is the order in each
         line that must be the same, and what there is in the end."""
         said = [_outcome(effect) for effect in effects]
-        if rules.TICKETS_A_STEP_MAX < TICKETS_A_STEP_MAX:
+        if grants.TICKETS_A_STEP_MAX < TICKETS_A_STEP_MAX:
             # Of those who are late at the same instant, the places of the later ones are told when the
             # earlier ones have left.
             said, outcomes = _without_places(said), _without_places(outcomes)
@@ -202,7 +206,7 @@ def _outcome(effect: Effect) -> Outcome:
 
 def _is_behind(limit: Limit, now: int) -> bool:
     """Whether a Tick has left somebody in line whose time was up."""
-    return rules.TICKETS_A_STEP_MAX < TICKETS_A_STEP_MAX and any(
+    return grants.TICKETS_A_STEP_MAX < TICKETS_A_STEP_MAX and any(
         ticket.home is limit
         and ticket.state is State.WAITING
         and ticket.deadline is not None

@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from atmostd.limit import PASSES_MAX, TICKETS_A_STEP_MAX
+from atmostd.grants import TICKETS_A_STEP_MAX
+from atmostd.limit import PASSES_MAX
 from atmostd.ticket import State
 from tests.rules_lockstep import Lockstep
 from tests.rules_world import SECOND

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atmostd import limit as rules
+from atmostd import grants, limit
 from tests.protocol_client import Client, Failed
 from tests.rules_world import World, states
 from tests.support import RunningDaemon
@@ -19,7 +19,7 @@ CROWD = 3_000  # many times TICKETS_A_STEP_MAX
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(rules, "TICKETS_A_STEP_MAX", 2)
+    monkeypatch.setattr(grants, "TICKETS_A_STEP_MAX", 2)
     return World()
 
 
@@ -51,7 +51,7 @@ def test_nobody_overtakes_those_who_are_still_to_go(world: World) -> None:
 def test_nobody_goes_before_those_ahead_are_known_to_fit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "LOOKS_A_TICKET", 1)
+    monkeypatch.setattr(limit, "LOOKS_A_TICKET", 1)
     world.make("db", 4)
     holder = world.hold({"db": 4})
     crowd = [world.hold({"db": slots}) for slots in (1, 1, 4, 4, 4, 1)]

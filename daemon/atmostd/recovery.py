@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from atmostd.actor import Actor
 from atmostd.declared import HAND, IMPLICIT, Word
-from atmostd.limit import hold_again, leave, take
+from atmostd.grants import hold_again, leave, take
 from atmostd.records import (
     AnyRecord,
     Arrived,
@@ -69,9 +69,12 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
     for actor in registry.actors.values():
         yield limit_is(actor)
     tickets: list[Ticket] = []
+    ended: list[SessionEnded] = []
     for session in sessions:
         session.record_anew()
         if session.tickets or session.revoked:
+            if session.has_ended:
+                ended.append(SessionEnded(session.began.serial))
             session.record()
             yield session.began
             tickets += session.tickets.values()
@@ -91,6 +94,7 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
                 [p.limit.name for p in ticket.parts if p.taken and not p.limit.deleted],
                 request.unguarded,
             )
+    yield from ended  # after their tickets, of which later records may tell
 
 
 _by_number = attrgetter("number")
@@ -142,7 +146,8 @@ class Recovery:
                 session = self._clients.pop(serial, None)
                 if session is not None:
                     for ticket in session.tickets.values():
-                        request_of(ticket).asker = _NOBODY  # it is Gone by a later record, or in the end
+                        # It is Gone by a later record, or in the end.
+                        request_of(ticket).asker = _NOBODY
                     session.tickets.clear()
                     session.revoked.clear()
                     self._sessions.end_idle([session])

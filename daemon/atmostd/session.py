@@ -73,6 +73,7 @@ class Session:
         self._waiting: set[int] = set()  # requests that are in line, as far as we were told
         self._spent: dict[int, None] = {}  # requests that only spent: kept until they are seen
         self._recorded = False  # the journal knows who this is
+        self.has_ended = False  # and nothing will be left of it
         self._is_over = False  # forgotten
         self._going: list[int] = []  # requests that are still to be let go of, the next one last
         sessions.loop.add_reader(peer.pidfd, self._process_died)
@@ -167,7 +168,10 @@ class Session:
         self.revoked.clear()
         self._going = sorted(requests, key=lambda request: self.tickets[request].state is not HELD)
         self._going.reverse()
+        self.has_ended = len(self._going) == len(self.tickets)
         self._sessions.endings.add(self)
+        if self._going and self.has_ended:
+            self._note_end()  # so that the next daemon lets go of the rest, if we do not come to it
 
     def end_some(self, at_most: int) -> int:
         """Let go of no more tickets than that. Returns how many it were."""
@@ -183,7 +187,7 @@ class Session:
 
     @property
     def is_going(self) -> bool:
-        """Whether it has ended, and has not let go of all yet."""
+        """Whether it has not let go yet of all that it shall."""
         return bool(self._going)
 
     def _end_if_idle(self) -> None:
@@ -194,8 +198,11 @@ class Session:
             self._sessions.forget(self)
             self._sessions.loop.remove_reader(self._peer.pidfd)
             self._peer.close()
-            if self._recorded:
-                self._sessions.notes.note(SessionEnded(self.began.serial))
+            self._note_end()
+
+    def _note_end(self) -> None:
+        if self._recorded:
+            self._sessions.notes.note(SessionEnded(self.began.serial))
 
     # Messages
 

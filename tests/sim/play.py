@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from atmostd import limit as rules
+from atmostd import grants
 from tests.sim.asyncio_script import AsyncioScript
 from tests.sim.script import Script
 from tests.sim.seams import replaced
@@ -43,9 +43,9 @@ def play(seed: int, planted: str = "", with_asyncio: bool = False) -> Verdict:
 @contextmanager
 def _small_steps(seed: int) -> Iterator[None]:
     """In some worlds a step of the rules lets hardly anybody go, so that lines go on with Ticks."""
-    before = rules.TICKETS_A_STEP_MAX
-    rules.TICKETS_A_STEP_MAX = (before, before, 1, 2)[seed % 4]
+    before = grants.TICKETS_A_STEP_MAX
+    grants.TICKETS_A_STEP_MAX = (before, before, 1, 2)[seed % 4]
     try:
         yield
     finally:
-        rules.TICKETS_A_STEP_MAX = before
+        grants.TICKETS_A_STEP_MAX = before
