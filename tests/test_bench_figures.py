@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+from math import ceil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from bench.bound import Calls, too_many
 from bench.cases.line import in_microseconds
-from bench.cases.rates import percent_of_nominal, too_many
+from bench.cases.rates import percent_of_nominal, percent_of_windows
 from bench.clients.worker import PAUSED
 from bench.compare import compared, verdict
 from bench.contenders import FAMILIES, Field
@@ -153,6 +156,35 @@ def test_a_rate_is_judged_from_the_first_asking_to_the_last_answer() -> None:
     late = [(0, 2 * number * SECOND) for number in range(5)]
     assert percent_of_nominal(late, limit=1, a_second=1) == pytest.approx(100 * 5 / 9)
     assert (percent_of_nominal([], 1, 1), too_many([], 1, 1)) == (0, 0)
+
+
+def test_a_burst_in_the_middle_is_seen() -> None:
+    """Though the whole is below limit + rate * T."""
+    quiet = [(number * SECOND, number * SECOND) for number in (0, 10, 20)]
+    assert too_many(quiet, limit=1, a_second=1) == 0
+    assert too_many([*quiet, *[(10 * SECOND, 11 * SECOND)] * 3], limit=1, a_second=1) == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_worst_interval_is_that_of_all_intervals(seed: int) -> None:
+    chance = random.Random(seed)
+    begins = [chance.randrange(5 * SECOND) for _ in range(30)]
+    calls = [(begin, begin + chance.randrange(SECOND)) for begin in begins]
+
+    def above(begin: int, end: int) -> float:
+        inside = sum(begin <= asked and there <= end for asked, there in calls)
+        return inside - 2 - 3 * (end - begin) / SECOND
+
+    worst = max(above(begin, end) for begin, _ in calls for _, end in calls if begin <= end)
+    assert too_many(calls, limit=2, a_second=3) == ceil(max(0, worst))
+
+
+def test_windows_are_judged_from_second_to_second() -> None:
+    """Each lets 100 through at its begin; the first and the last of them are not counted."""
+    calls: Calls = [(0, second * SECOND) for second in range(4) for _ in range(100)]
+    assert percent_of_windows(calls, 100, 2) == 100
+    assert percent_of_windows(calls[:150], 100, 2) == 25
+    assert percent_of_windows([], 100, 2) == 0
 
 
 # ---- Runs beside each other, and as README tells them
