@@ -13,6 +13,7 @@ from pathlib import Path
 
 from atmost.errors import DaemonUnavailable
 from atmost.sync import Client
+from bench.contenders import REDIS_SERVER
 
 START_SECONDS = 20.0  # for a server to answer, on a machine that is busy with other things
 STOP_SECONDS = 5.0  # for it to end in order
@@ -141,7 +142,7 @@ class Redis(Server):
         settings = {"port": "0", "unixsocket": str(self.socket), "save": "", "appendonly": "no"}
         settings |= {"dir": str(self.folder), "maxclients": "20000"}
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        return ["redis-server", *words]
+        return [REDIS_SERVER, *words]
 
     def answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from atmost.errors import LimitExists
 from atmost.sync import Client, Grant
@@ -56,17 +53,9 @@ class Ours(Worker):
     def tasks(self, name: str, count: int, tasks: int, loop: str) -> float:
         """`count` cycles in all by so many tasks of the asyncio client; microseconds each."""
         from bench.clients.crowd import cycle_in_tasks  # asyncio takes a while to import
+        from bench.clients.many_tasks import run_on
 
         return run_on(loop)(cycle_in_tasks(self._socket, name, count // tasks, tasks))
-
-
-def run_on(loop: str) -> Callable[[Coroutine[Any, Any, float]], float]:
-    """What runs a coroutine on such a loop."""
-    if loop == "uvloop":
-        import uvloop
-
-        return uvloop.run
-    return asyncio.run
 
 
 def main(address: str) -> None:

@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager, contextmanager
 import redis
 import redis.asyncio
 
-from bench.clients.ours import run_on
-from bench.clients.redis_lua import LEASE_SECONDS, TAKE, time_of
+from bench.clients.many_tasks import run_on, time_of
+from bench.clients.redis_lua import LEASE_SECONDS, TAKE
 from bench.clients.worker import Worker, serve
 
 GIVE = """
