@@ -38,7 +38,7 @@ CASES: dict[str, Case] = {
         Case(waiters, starts=1),
         Case(several, starts=1),
         Case(storms, starts=1, rounds=2),
-        Case(rest, starts=1, rounds=1),
+        Case(rest, starts=1, rounds=3),
         Case(restart, starts=1, rounds=3),
         Case(soak, starts=1, rounds=1, asked_for=True),
     )

@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from atmost.errors import LimitExists
-from atmost.sync import Client, Grant
+from atmost.sync import Client
 from bench.clients.worker import Worker, serve
 
 
@@ -15,17 +15,12 @@ class Ours(Worker):
         self._socket = socket
         self._client = Client(socket)
         self._more: list[Client] = []
-        self._grants: list[Grant] = []
         self.hold = self._client.concurrency
         self.spend = self._client.rate_limit
 
     def prepare(self, name: str, slots: int, rate: float = 0.0) -> None:
         with contextlib.suppress(LimitExists):
             self._client.create_limit(name, slots, slot_decay_per_second=rate)
-
-    def keep(self, name: str) -> None:
-        """Hold a slot from now on."""
-        self._grants.append(self._client.acquire(name))
 
     def connect(self, count: int) -> int:
         """So many more connections, each of a session of its own; how many there are."""
