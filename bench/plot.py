@@ -9,9 +9,9 @@ from typing import Any
 
 from bench.figures import MORE_IS_BETTER, number
 
-WIDTH, LABELS, RIGHT = 860, 380, 110  # of the picture, of the names, of the figures
+WIDTH, LABELS, RIGHT = 880, 380, 150  # of the picture, of the names, of the figures
 ROW, TOP, LINE = 22, 46, 17
-LETTERS, LETTER = 118, 6  # of a line of the title; the width of a small one
+LETTERS, LETTER = 108, 6  # of a line of the title; the width of a small one
 SPREAD_OF_TENS = 30  # greatest by least, beyond which the axis counts in tens
 
 STYLE = """
