@@ -171,7 +171,7 @@ def test_two_runs_are_compared_and_a_run_is_told(tmp_path: Path) -> None:
     with bench(tmp_path, "rest", "--quick", "--compare", str(old), "--json", str(new)) as process:
         out, _ = process.communicate()
     assert process.returncode == 0
-    assert re.search(r"\nrest\n(.*\n)?  resident memory +\d\d\.\d +\d\d\.\d +\d\.\d\d x", out)
+    assert re.search(r"\nrest\n(.*\n)*?  resident memory +\d\d\.\d +\d\d\.\d +\d\.\d\d x", out)
     with bench(tmp_path, "--told", str(new), "--publish") as process:
         process.communicate()
     assert process.returncode == 2  # a quick one

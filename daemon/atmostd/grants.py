@@ -24,6 +24,7 @@ from atmostd.ticket import (
     WAITING,
     Effect,
     Granted,
+    Part,
     Refused,
     Ticket,
     TimedOut,
@@ -187,6 +188,11 @@ def let_some_go(
         touched[first] = None
     effects: list[Effect] = [Granted(ticket) for ticket in granted]
     return effects + wake_ups(touched, now)
+
+
+def lines_to_look_at(parts: Iterable[Part], now: int) -> list[Limit]:
+    """Of what somebody asks, where anybody could go."""
+    return [part.limit for part in parts if part.limit.may_let_go(now)]
 
 
 def lines_affected(changed: list[Limit], now: int) -> list[Limit]:

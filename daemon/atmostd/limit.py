@@ -23,6 +23,7 @@ from atmostd.grants import (
     let_some_go,
     limits_of,
     lines_affected,
+    lines_to_look_at,
     may_go_yet,
     readmit,
     refuse,
@@ -192,7 +193,7 @@ class Limit:
             return []
         ticket.state = WAITING
         # Where nobody can go it has changed nothing: who waits there lacks that limit as before.
-        lines = [part.limit for part in parts if part.limit.may_let_go(now)]
+        lines = lines_to_look_at(parts, now)
         effects = grant_in_order(lines, now) if lines else []
         if len(lines) < len(parts):
             effects += wake_ups(limits_of(ticket), now)
