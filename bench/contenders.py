@@ -18,6 +18,15 @@ VERSION_SECONDS = 10.0  # for a program to tell its own
 PREFECT_VERSION = ("-c", "from importlib.metadata import version as v; print(v('prefect'))")
 
 
+def first_of(*programs: str) -> str:
+    """The first that is there; else the first."""
+    return next((name for name in programs if shutil.which(name)), programs[0])
+
+
+REDIS_SERVER = first_of("redis-server", "valkey-server")
+REDIS_BENCHMARK = first_of("redis-benchmark", "valkey-benchmark")
+
+
 class Family(NamedTuple):
     """What is installed, named and left out as one."""
 
@@ -35,10 +44,10 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "c": Family(programs=(os.environ.get("CC", "cc"),), apt="gcc"),
     "uvloop": Family(("uvloop",)),
-    "redis": Family(("redis",), ("redis-server", "redis-benchmark"), "redis-server"),
-    "limits": Family(("limits", "redis"), ("redis-server",), "redis-server"),
+    "redis": Family(("redis", "hiredis"), (REDIS_SERVER, REDIS_BENCHMARK), "redis-server"),
+    "limits": Family(("limits", "redis", "hiredis"), (REDIS_SERVER,), "redis-server"),
     "pyrate-limiter": Family(
-        ("pyrate-limiter", "redis", "filelock"), ("redis-server",), "redis-server"
+        ("pyrate-limiter", "redis", "hiredis", "filelock"), (REDIS_SERVER,), "redis-server"
     ),
     "filelock": Family(("filelock",)),
     "portalocker": Family(("portalocker",)),
@@ -59,6 +68,7 @@ class Kind(NamedTuple):
 
 
 OURS = Kind("atmost, blocking client", "ours", "atmost", "atmost")
+IN_PROCESS = Kind("threading.BoundedSemaphore, one process alone", "in_process", "atmost", "folder")
 REDIS_LUA = Kind("Redis + Lua semaphore", "redis_lua", "redis", "redis")
 REDIS_WAKE = Kind("Redis + Lua semaphore, BLPOP", "redis_wake", "redis", "redis")
 REDIS_LOCK = Kind("redis-py's Lock", "redis_lock", "redis", "redis")
@@ -130,7 +140,8 @@ def _without_prefect(python: str) -> list[str]:
     """What lacks, if that Python has none."""
     if not python:
         return ["--prefect PYTHON"]
-    return [] if _version_of([python, *PREFECT_VERSION]) != "unknown" else [f"prefect in {python}"]
+    found = _version_of([python, *PREFECT_VERSION]) != "unknown"
+    return [] if found else ["prefect in the venv of --prefect"]
 
 
 def _version_of(command: list[str]) -> str:

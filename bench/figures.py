@@ -23,6 +23,7 @@ class Role(StrEnum):
     FLOOR = "floor"  # what the machine can do at best
     OURS = "ours"
     PEER = "peer"  # what people use today
+    INSIDE = "inside"  # as good as it gets within one process, and not what a peer is
     ASIDE = "aside"  # good to know
 
 
@@ -170,13 +171,16 @@ class Table:
         return [contender for contender in self._contenders if contender.rounds]
 
     def comparisons(self, mine: Contender) -> list[Comparison]:
-        """Of one of ours: to the floor, to the best peer, and to whatever a target names."""
+        """Of one of ours: to the floor, to the best peer, to who works within one process, and to
+        whatever a target names."""
         found: list[Comparison | None] = []
         if mine.role is Role.OURS:
             floor = [line for line in self._same_unit(mine) if line.role is Role.FLOOR]
             found += [mine.compared(line, speed=False) for line in floor[:1]]
             if best := self.best_peer(mine):
                 found.append(mine.compared(best, speed=True))
+            inside = [line for line in self._same_unit(mine) if line.role is Role.INSIDE]
+            found += [mine.compared(line, True) for line in inside if line.scene == mine.scene]
         found += [mine.compared(want.against, want.least) for want in mine.wants if want.against]
         return list(dict.fromkeys(one for one in found if one))
 

@@ -84,6 +84,10 @@ class Client:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def tell(self, what: str, **details: object) -> None:
         """Let it begin."""
         assert self._process.stdin is not None
@@ -107,6 +111,27 @@ class Client:
         self._process.communicate()
 
 
+class Command:
+    """A command that runs until it is ended."""
+
+    def __init__(self, words: list[str], environ: dict[str, str], core: int) -> None:
+        self._process = subprocess.Popen(
+            words,
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a Ctrl-C in the terminal is for us
+        )
+        os.sched_setaffinity(self.pid, {core})
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 def ask_all(clients: list[Client], what: str, **details: object) -> list[Any]:
     """All of them at the same time."""
     for client in clients:
@@ -122,7 +147,7 @@ class Bench:
         self.field = field
         self.soak_seconds = soak_seconds
         self.cores = Cores.choose()
-        self._open: list[Server | Client] = []
+        self._open: list[Server | Client | Command] = []
         self._redis: Redis | None = None
         self._prefect: Prefect | None = None
         self._servers = 0
@@ -195,6 +220,13 @@ class Bench:
         """Start a client process."""
         with undisturbed():
             made = Client(program, str(address), (cores or self.cores).asking, python)
+            self._open.append(made)
+        return made
+
+    def command(self, words: list[str], environ: dict[str, str]) -> Command:
+        """Start a command."""
+        with undisturbed():
+            made = Command(words, environ, self.cores.asking)
             self._open.append(made)
         return made
 

@@ -23,9 +23,9 @@ from bench.compare import compared
 from bench.contenders import FAMILIES, Field
 from bench.figures import Table
 from bench.host import machine
-from bench.plot import plots
 from bench.processes import INTERRUPTIONS, Bench, Cores
-from bench.told import markdown, targets, with_section
+from bench.published import publish
+from bench.told import joined, markdown, targets
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTS_QUICK, ROUNDS_QUICK = 1, 1
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
         old = _read(options.compare) if options.compare else None
-        record = _read(options.told) if options.told else None
+        record = joined([_read(path) for path in options.told]) if options.told else None
         if options.json:
             Path(options.json).open("a").close()  # not only after a quarter of an hour
     except (OSError, ValueError) as error:
@@ -53,24 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(markdown(record))
     if options.json:
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
-    if options.publish and record["quick"]:
-        print("bench: a quick run's figures are not published", file=sys.stderr)
+    if options.publish and (record["quick"] or not record["versions"]):
+        print("bench: figures of a quick or an interrupted run are not published", file=sys.stderr)
         return 2
     if options.publish:
-        publish(record)
+        print(publish(record, ROOT))
     return code
-
-
-def publish(record: dict[str, Any]) -> None:
-    """The plots, and README's section."""
-    results = ROOT / "bench" / "results"
-    results.mkdir(exist_ok=True)
-    drawn = plots(record)
-    for name, text in drawn.items():
-        (results / f"{name}.svg").write_text(text)
-    readme = ROOT / "README.md"
-    readme.write_text(with_section(readme.read_text(), markdown(record, list(drawn))))
-    print(f"wrote {len(drawn)} plots into {results}, and a section of {readme}")
 
 
 def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -133,8 +121,10 @@ def measure(bench: Bench, case: Case, table: Table, told: str) -> float:
             bench.end_case()
     finally:
         progress("")
+        took = round(time.monotonic() - begun, 1)
         print(f"\n{case.name}: " + "\n".join(table.lines()), flush=True)
-    return round(time.monotonic() - begun, 1)
+        print(f"  It took {took:.0f} s.", flush=True)
+    return took
 
 
 def progress(words: str) -> None:
@@ -182,7 +172,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=0.0, help="how long `soak` takes (60); an hour: 3600")
     add("--json", metavar="FILE", help="write every round's figures there too")
     add("--compare", metavar="OLD.json", help="what has changed since then")
-    add("--told", metavar="FILE.json", help="measure nothing; tell that run, as markdown")
+    told = "measure nothing; tell that run, as markdown; several: with the cases of all"
+    add("--told", metavar="FILE.json", nargs="+", help=told)
     add("--publish", action="store_true", help="write the plots and README's section from it")
     options = parser.parse_args(arguments)
     _refuse_unknown(parser, "case", options.cases, CASES)

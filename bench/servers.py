@@ -13,6 +13,7 @@ from pathlib import Path
 
 from atmost.errors import DaemonUnavailable
 from atmost.sync import Client
+from bench.contenders import REDIS_SERVER
 
 START_SECONDS = 20.0  # for a server to answer, on a machine that is busy with other things
 STOP_SECONDS = 5.0  # for it to end in order
@@ -78,14 +79,7 @@ class Server(ABC):
 
     @property
     def cpu_us(self) -> float:
-        """CPU time that it has used, all threads, in microseconds."""
-        return time.clock_gettime_ns((~self.process.pid << 3) | 2) / 1000  # clock_getcpuclockid(3)
-
-    @property
-    def wake_ups(self) -> int:
-        """How often its threads have gone to sleep, and so been woken."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return sum(_status(task / "status", "voluntary_ctxt_switches") for task in tasks)
+        return cpu_us(self.process.pid)
 
     @property
     def resident_mb(self) -> float:
@@ -141,7 +135,7 @@ class Redis(Server):
         settings = {"port": "0", "unixsocket": str(self.socket), "save": "", "appendonly": "no"}
         settings |= {"dir": str(self.folder), "maxclients": "20000"}
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        return ["redis-server", *words]
+        return [REDIS_SERVER, *words]
 
     def answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -185,6 +179,17 @@ class Prefect(Server):
                 return b" 200 " in connection.recv(64)
         except OSError:
             return False
+
+
+def cpu_us(pid: int) -> float:
+    """CPU time that a process has used, all threads, in microseconds."""
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1000  # clock_getcpuclockid(3)
+
+
+def wake_ups(pid: int) -> int:
+    """How often its threads have gone to sleep, and so been woken."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(_status(task / "status", "voluntary_ctxt_switches") for task in tasks)
 
 
 def _status(path: Path, field: str) -> int:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import sys
+from math import ceil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from bench.bound import Calls, too_many
 from bench.cases.line import in_microseconds
-from bench.cases.rates import percent_of_nominal, too_many
+from bench.cases.rates import percent_of_nominal, percent_of_windows
 from bench.clients.worker import PAUSED
 from bench.compare import compared, verdict
 from bench.contenders import FAMILIES, Field
@@ -27,9 +31,11 @@ from bench.figures import (
     faster,
     number,
 )
+from bench.host import machine
 from bench.plot import length, plots
 from bench.processes import Cores
-from bench.told import BEGIN, END, markdown, targets, with_section
+from bench.published import disagreements, publish
+from bench.told import BEGIN, END, joined, markdown, page, section, targets, with_section
 
 SECOND = 1_000_000_000
 
@@ -91,6 +97,7 @@ def some_record() -> dict[str, Any]:
     machine = {"processor": "P", "cores": 2, "kernel": "6.1", "python": "3.11"}
     return {
         "begun": "2030-01-02T03:04:05Z",
+        "quick": False,
         "machine": machine,
         "versions": {"redis": "5.0"},
         "cases": {"one": some_table().record()},
@@ -155,6 +162,35 @@ def test_a_rate_is_judged_from_the_first_asking_to_the_last_answer() -> None:
     assert (percent_of_nominal([], 1, 1), too_many([], 1, 1)) == (0, 0)
 
 
+def test_a_burst_in_the_middle_is_seen() -> None:
+    """Though the whole is below limit + rate * T."""
+    quiet = [(number * SECOND, number * SECOND) for number in (0, 10, 20)]
+    assert too_many(quiet, limit=1, a_second=1) == 0
+    assert too_many([*quiet, *[(10 * SECOND, 11 * SECOND)] * 3], limit=1, a_second=1) == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_worst_interval_is_that_of_all_intervals(seed: int) -> None:
+    chance = random.Random(seed)
+    begins = [chance.randrange(5 * SECOND) for _ in range(30)]
+    calls = [(begin, begin + chance.randrange(SECOND)) for begin in begins]
+
+    def above(begin: int, end: int) -> float:
+        inside = sum(begin <= asked and there <= end for asked, there in calls)
+        return inside - 2 - 3 * (end - begin) / SECOND
+
+    worst = max(above(begin, end) for begin, _ in calls for _, end in calls if begin <= end)
+    assert too_many(calls, limit=2, a_second=3) == ceil(max(0, worst))
+
+
+def test_windows_are_judged_from_second_to_second() -> None:
+    """Each lets 100 through at its begin; the first and the last of them are not counted."""
+    calls: Calls = [(0, second * SECOND) for second in range(4) for _ in range(100)]
+    assert percent_of_windows(calls, 100, 2) == 100
+    assert percent_of_windows(calls[:150], 100, 2) == 25
+    assert percent_of_windows([], 100, 2) == 0
+
+
 # ---- Runs beside each other, and as README tells them
 
 
@@ -192,12 +228,17 @@ def test_markdown_has_every_line_and_where_we_lose() -> None:
     record = some_record()
     line = record["cases"]["one"]["figures"][-1]
     line["compared"][1]["median"] = 0.5
-    text = markdown(record, ["one"])
+    text = markdown(record)
     assert "| one | C | 10.0 us |" in text
     assert "|  | **atmost** | 30.0 us | 3.00 x | 0.50 x | <= 1.5 x C<br>>= 3 x" in text
     assert "- `one`: atmost has 0.50 x the speed of quick peer" in text
     assert "- `one`: atmost: wanted <= 1.5 x C, it is 3.00" in text
-    assert "![one](bench/results/one.svg)" in text
+    assert "Of 2 targets 1 are met" in text
+    short = section(record, ["one", "acquire"])
+    assert "| one | C |" not in short
+    assert "| one | **atmost** | 30.0 us | 3.00 x | 0.50 x | <= 1.5 x C<br>>= 3 x" in short
+    assert "![acquire](bench/results/acquire.svg)" in short
+    assert "![one](one.svg)" in page(record, ["one"])
 
 
 def test_the_section_is_put_in_and_replaced() -> None:
@@ -214,7 +255,7 @@ def test_a_plot_is_well_formed_and_reads_on_black_and_on_white() -> None:
     record["cases"]["one"]["figures"][1]["contender"] = "a <peer> & more"
     (text,) = plots(record).values()
     root = ElementTree.fromstring(text)
-    assert len(root.findall("{*}rect")) == 5
+    assert len([bar for bar in root.findall("{*}rect") if bar.get("height") == "15"]) == 5
     assert "a <peer> & more" in [
         found.text for found in root.iter("{http://www.w3.org/2000/svg}text")
     ]
@@ -262,12 +303,67 @@ def test_on_a_machine_with_one_core_everything_runs_there(monkeypatch: pytest.Mo
     assert Cores.choose().together() == Cores(5, 5)
 
 
+def test_runs_are_joined() -> None:
+    soak = some_record()
+    soak["cases"] = {"soak": soak["cases"]["one"]}
+    assert list(joined([some_record(), soak])["cases"]) == ["one", "soak"]
+    soak["machine"] = {**soak["machine"], "processor": "Q"}
+    with pytest.raises(ValueError, match="different machines"):
+        joined([some_record(), soak])
+
+
+# ---- What is kept in the repository
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_and_plots_are_those_of_the_newest_results() -> None:
+    """`dev.py bench --told FILE.json --publish` makes them so. Also while there are none."""
+    assert disagreements(ROOT) == []
+
+
+def test_a_published_run_agrees_until_somebody_changes_a_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# a\n\n## Develop\n")
+    assert disagreements(tmp_path) == []
+    record = some_record()
+    record["cases"]["acquire"] = record["cases"]["one"]
+    for begun in ("2030-01-02T03:04:05Z", "2030-02-02T03:04:05Z"):
+        publish({**record, "begun": begun}, tmp_path)
+        assert disagreements(tmp_path) == []
+    readme, plot = tmp_path / "README.md", tmp_path / "bench" / "results" / "one.svg"
+    readme.write_text(readme.read_text().replace("30.0 us", "29.0 us"))
+    assert disagreements(tmp_path) == ["README.md"]
+    plot.write_text("<svg/>")
+    plot.with_name("old.svg").write_text("<svg/>")
+    assert disagreements(tmp_path) == [
+        "README.md",
+        *(f"bench/results/{name}.svg" for name in ("old", "one")),
+    ]
+    publish(record, tmp_path)  # an older one: what is told is the newest
+    assert "README.md" in disagreements(tmp_path)
+
+
+def test_a_section_without_results_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    assert disagreements(tmp_path) == ["README.md"]
+
+
+def test_what_is_published_names_no_place_of_a_machine(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# a\n")
+    record = some_record() | {"machine": machine(), "left_out": Field(["prefect"]).missing}
+    publish(record, tmp_path)
+    for path in tmp_path.rglob("*.*"):
+        text = path.read_text()
+        for place in (str(Path.home()), str(ROOT), sys.prefix, os.uname().nodename):
+            assert place not in text, (path, place)
+
+
 def test_kept_results_are_records_of_whole_runs() -> None:
-    """Whatever is kept in bench/results can be told, compared and drawn."""
-    results = Path(__file__).parent.parent / "bench" / "results"
-    for path in results.glob("*.json"):
+    """Whatever is kept can be told, compared and drawn."""
+    for path in (ROOT / "bench" / "results").glob("*.json"):
         record = json.loads(path.read_text())
         assert not record["quick"], path
         assert record["versions"], path
+        assert path.name == f"{record['begun'][:10]}.json"
         assert markdown(record).startswith("## How fast"), path
         assert plots(record), path

@@ -55,6 +55,7 @@ DAEMON_ORDER = [
     "snapshot",
     "clock",
     "limit",
+    "grants",
     "ticket",
     "line",
     "level",
@@ -106,7 +107,7 @@ SHARED = {
     "rates",
     "declarations",
 }  # what the daemon may use of the client
-PURE = {"limit", "line", "level", "ticket", "statistics"}
+PURE = {"limit", "grants", "line", "level", "ticket", "statistics"}
 PURE_MAY_IMPORT = {
     *(
         "__future__",
@@ -121,6 +122,8 @@ PURE_MAY_IMPORT = {
     *(
         "operator",
         "typing",
+        "atmostd",
+        "atmostd.grants",
         "atmostd.level",
         "atmostd.line",
         "atmostd.statistics",

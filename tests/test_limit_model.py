@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
+from atmostd.grants import TICKETS_A_STEP_MAX
 from atmostd.limit import PASSES_MAX
 from atmostd.ticket import State
 from tests.rules_lockstep import Lockstep
@@ -32,6 +33,8 @@ spans = st.sampled_from([1, 400_000, SECOND // 3, SECOND, 2 * SECOND, 10 * SECON
 class Everything(Lockstep):
     """Every event, in every order, with all that a limit and a request can be."""
 
+    step_max = TICKETS_A_STEP_MAX
+
     @initialize(
         passes_max=st.sampled_from([1, 2, PASSES_MAX]),
         made=st.lists(
@@ -42,7 +45,7 @@ class Everything(Lockstep):
         now=st.sampled_from([0, 10**18 + 7]),
     )
     def start(self, passes_max: int, made: list[tuple[int, float, bool]], now: int) -> None:
-        self.begin(passes_max, now)
+        self.begin(passes_max, now, self.step_max)
         for name, (limit, decay, active) in zip(NAMES, made, strict=True):
             self.make(name, limit, decay, active)
 
@@ -208,10 +211,19 @@ class Crowd(Lockstep):
                 self.sleep_until(self.world.now + round(move.seconds * SECOND))
 
 
+class InSmallSteps(Everything):
+    """One ticket goes a step, and the rest with Ticks: the same comes of it."""
+
+    step_max = 1
+
+
 EXAMPLES = settings.get_profile("nightly" if "ATMOST_EXAMPLES" in os.environ else "ci")
 
 TestEverything = Everything.TestCase
 TestEverything.settings = settings(EXAMPLES, stateful_step_count=30)
+
+TestInSmallSteps = InSmallSteps.TestCase
+TestInSmallSteps.settings = settings(EXAMPLES, stateful_step_count=30)
 
 TestCrowd = Crowd.TestCase
 TestCrowd.settings = settings(EXAMPLES, stateful_step_count=40)

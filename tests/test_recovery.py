@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from atmost import wire
 from atmost.errors import AtmostError, ProtocolError
-from atmostd import recovery
+from atmostd import config, grants, recovery
 from atmostd.session import Session
 from atmostd.ticket import Edit, Reset, State
 from tests.replay_world import FakeLine, FakeProcesses, World, replayed
@@ -314,5 +314,72 @@ def test_who_leaves_when_the_limits_have_stopped_holds_nothing_later(
         finally:
             after.close()
             world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("rolled_over", [False, True])
+def test_a_daemon_that_dies_while_a_session_ends_leaves_the_next_one_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rolled_over: bool
+) -> None:
+    """What it was still to let go of, the next daemon lets go of."""
+    monkeypatch.setattr(config, "SESSION_ENDS_A_TURN", 1)
+
+    async def scenario() -> None:
+        world = World(tmp_path / "first", FakeProcesses()).begin()
+        world.registry.make("a", 1, 0.0, active=True, origin="hand", made_by=0)
+        session, line = world.hello(bytes(16), 101), FakeLine()
+        session.attach(line)
+        for number in range(1, 7):
+            session.acquire(wire.Acquire(number, {"a": 1}))
+        await world.settle()
+        waiting = world.registry.actors["a"].limit.line
+        session.leave(line)
+        for _ in range(3):  # turns
+            await asyncio.sleep(0)
+        if rolled_over:
+            world.checkpoint_next()
+            await asyncio.sleep(0)
+        assert waiting
+        after = replayed(world, tmp_path / "second")
+        try:
+            limit = after.registry.actors["a"].limit
+            assert (limit.held, list(limit.line), list(after.sessions)) == (0, [], [])
+        finally:
+            after.close()
+            world.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_goes_on_with_a_limit_that_is_deleted_meanwhile_still_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grants, "TICKETS_A_STEP_MAX", 2)
+
+    async def scenario() -> None:
+        world = World(tmp_path / "first", FakeProcesses()).begin()
+        for name, slots in (("a", 1), ("b", 9), ("c", 1)):
+            world.registry.make(name, slots, 0.0, active=True, origin="hand", made_by=0)
+        session = world.hello(bytes(16), 101)
+        session.attach(FakeLine())
+        for number, asked in enumerate(("a", "c", "ab", "ab", "bc"), 1):
+            session.acquire(wire.Acquire(number, dict.fromkeys(asked, 1)))
+        await world.settle()
+        a, b = (world.registry.actors[name].limit for name in "ab")
+        world.edit("a", 3)
+        await world.settle()
+        session.acquire(wire.Acquire(6, {"b": 1}))
+        await world.settle()
+        world.delete("a")
+        await world.settle()
+        assert (len(a.line), len(b.line)) == (0, 2)
+        world.now += 1
+        world.ring()
+        await world.settle()
+        assert len(b.line) == 1, "it lacks the third limit"
+        assert not world.registry.some_wait_in_vain()
+        assert not world.registry._deleted
+        world.close()
 
     asyncio.run(scenario())

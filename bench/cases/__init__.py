@@ -11,7 +11,7 @@ from bench.cases.cost import acquire, cpu, one_core, processes, rate_limit, redi
 from bench.cases.line import hand_over, jobs
 from bench.cases.quiet import rest, restart
 from bench.cases.rates import rate
-from bench.cases.scale import connections, limits, several, waiters
+from bench.cases.scale import connections, limits, several, together, waiters
 from bench.cases.shell import command, imports
 from bench.cases.soak import soak
 from bench.cases.storms import storms
@@ -37,8 +37,9 @@ CASES: dict[str, Case] = {
         Case(limits, starts=1),
         Case(waiters, starts=1),
         Case(several, starts=1),
-        Case(storms, starts=1, rounds=2),
-        Case(rest, starts=1, rounds=1),
+        Case(together, starts=1),
+        Case(storms, starts=1, rounds=3),
+        Case(rest, starts=1, rounds=3),
         Case(restart, starts=1, rounds=3),
         Case(soak, starts=1, rounds=1, asked_for=True),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from statistics import quantiles
 from typing import NamedTuple
 
+from bench.contenders import IN_PROCESS, OURS, Kind
 from bench.figures import MICROSECONDS, Contender, Role, Table
 from bench.processes import Bench
 
@@ -53,6 +54,12 @@ def floor(bench: Bench, table: Table) -> Contender | None:
         table.note(bench.floor.missing)
         return None
     return table.line(FLOOR, MICROSECONDS, Role.FLOOR)
+
+
+def role_of(kind: Kind) -> Role:
+    if kind is OURS:
+        return Role.OURS
+    return Role.INSIDE if kind is IN_PROCESS else Role.PEER
 
 
 def warm_up(bench: Bench) -> int:

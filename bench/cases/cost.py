@@ -11,6 +11,7 @@ from bench.cases.common import (
     Entry,
     floor,
     in_turn,
+    role_of,
     soon,
     warm_up,
 )
@@ -27,7 +28,7 @@ def acquire(bench: Bench, table: Table) -> Iterator[None]:
     """A blocking client's acquire + release, nobody else there."""
     slots = (
         *(field.REDIS_LUA, field.REDIS_LOCK),
-        *(field.FILELOCK, field.PORTALOCKER, field.PREFECT),
+        *(field.FILELOCK, field.PORTALOCKER, field.PREFECT, field.IN_PROCESS),
     )
     table.note("filelock and portalocker have one slot, and no line of who came first.")
     yield from _one_by_one(bench, table, "cycles", bench.cores, slots, 1.4, field.REDIS_LUA)
@@ -60,7 +61,7 @@ def _one_by_one(
     entries = _floor_entries(bench, table, 2 * count, cores)
     lowest = entries[0][0] if entries else None
     found = bench.field.of(*peers)
-    lines = {kind: table.line(kind.told, MICROSECONDS, Role.PEER) for kind in found}
+    lines = {kind: table.line(kind.told, MICROSECONDS, role_of(kind)) for kind in found}
     ours = table.line(
         field.OURS.told,
         MICROSECONDS,
@@ -109,7 +110,7 @@ def redis_benchmark(bench: Bench, table: Table) -> Iterator[None]:
     daemon = bench.daemon()
     client = bench.client_of(field.REDIS_LUA, daemon)
     command = [
-        *("redis-benchmark", "-s", str(bench.redis().socket), "-c", "1", "--csv"),
+        *(field.REDIS_BENCHMARK, "-s", str(bench.redis().socket), "-c", "1", "--csv"),
         *("-n", str(count), "EVALSHA", client.ask("sha"), "1", "benchmark", "1", "30", "me"),
     ]
 

@@ -40,6 +40,7 @@ def _storms(bench: Bench) -> dict[str, Callable[[Bench], float]]:
         f"{some:,} of {many:,} waiters are cancelled": partial(_cancel, many=many, some=some),
         f"the decay of a limit with {many:,} waiters is edited": partial(_edit, many=many),
         f"a limit with {many:,} waiters is raised to {many:,}": partial(_raise, many=many),
+        f"a limit with {many:,} waiters is deleted": partial(_delete, many=many),
         f"the time of {some:,} waiters is up": partial(_time_out, some=some),
         f"{some:,} connections end": partial(_hang_up, some=some),
     }
@@ -64,6 +65,11 @@ def _edit(bench: Bench, many: int) -> float:
 def _raise(bench: Bench, many: int) -> float:
     daemon, _ = _full(bench, many)
     return _slowest(bench, daemon, partial(daemon.client.update_limit, "full", limit=many + 1))
+
+
+def _delete(bench: Bench, many: int) -> float:
+    daemon, _ = _full(bench, many)
+    return _slowest(bench, daemon, partial(daemon.client.delete_limit, "full"))
 
 
 def _time_out(bench: Bench, some: int) -> float:

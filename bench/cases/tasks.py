@@ -29,7 +29,7 @@ def tasks(bench: Bench, table: Table) -> Iterator[None]:
 
     theirs: dict[str, Contender] = {}
     ways = {field.REDIS_WAKE: "BLPOP", field.REDIS_LUA: "10 connections"}
-    for kind in (*bench.field.of(*ways), field.OURS):
+    for kind in (*bench.field.of(*ways), field.IN_PROCESS, field.OURS):
         client = bench.client_of(kind, daemon)
         client.ask("prepare", name="tasks", slots=SLOTS)
         for loop in loops:
@@ -39,6 +39,9 @@ def tasks(bench: Bench, table: Table) -> Iterator[None]:
                     faster(3, theirs[loop]) if loop in theirs else None,
                 )
                 line = table.line(f"atmost on {loop}", PER_SECOND, Role.OURS, *wants, scene=loop)
+            elif kind is field.IN_PROCESS:
+                name = f"asyncio.BoundedSemaphore on {loop}, one process alone"
+                line = table.line(name, PER_SECOND, Role.INSIDE, scene=loop)
             else:
                 name = f"redis.asyncio on {loop}, Lua, {ways[kind]}"
                 line = theirs[loop] = table.line(name, PER_SECOND, Role.PEER, scene=loop)

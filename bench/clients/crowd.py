@@ -16,9 +16,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from atmost.asyncio import Client, Grant
-from atmost.errors import AcquireTimeout
+from atmost.errors import AcquireTimeout, LimitNotFound
 from bench.clients.worker import BODY_NS, PAUSED, Stay, busy_until
 
+NOBODYS = "a limit that nobody has made"
 SLICE = 1000  # requests at once: a daemon reads a thousand of one client's that are not answered
 
 
@@ -66,7 +67,7 @@ class Crowd:
                 for number in numbers
             ]
             await asyncio.sleep(0)
-            await self._client.status()  # is answered after what was asked before
+            await self._answered()
 
     async def give_up(self, count: int) -> None:
         """So many of them leave their line, the last ones first."""
@@ -74,7 +75,19 @@ class Crowd:
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
-        await self._client.status()
+        await self._answered()
+
+    async def come_and_go(self, names: list[str], count: int) -> float:
+        """So many requests stand in line, at its end, and leave it; microseconds each."""
+        begin = time.perf_counter_ns()
+        tasks = [asyncio.create_task(self._client.acquire(names)) for _ in range(count)]
+        await asyncio.sleep(0)
+        await self._answered()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._answered()
+        return (time.perf_counter_ns() - begin) / count / 1000
 
     async def nice(self) -> None:
         """Let others on this core go first: it is they who are measured."""
@@ -97,7 +110,7 @@ class Crowd:
         for _ in range(0, count, SLICE):
             self._timed += [asyncio.create_task(wait()) for _ in range(min(count, SLICE))]
             await asyncio.sleep(0)
-            await self._client.status()
+            await self._answered()
 
     async def all_timed_out(self) -> None:
         """Wait for that."""
@@ -106,7 +119,12 @@ class Crowd:
 
     async def back(self) -> None:
         """The daemon knows all that this client has."""
-        await self._client.status()
+        await self._answered()
+
+    async def _answered(self) -> None:
+        """What was asked before: this is answered after it, and takes a daemon next to nothing."""
+        with contextlib.suppress(LimitNotFound):
+            await self._client.read_limit(NOBODYS)
 
     async def _take_turns(self, name: str) -> None:
         running = self._running[name]

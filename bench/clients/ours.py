@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
-from atmost.errors import LimitExists
-from atmost.sync import Client, Grant
+from atmost.errors import LimitExists, LimitNotFound
+from atmost.sync import Client
 from bench.clients.worker import Worker, serve
 
 
@@ -18,7 +15,6 @@ class Ours(Worker):
         self._socket = socket
         self._client = Client(socket)
         self._more: list[Client] = []
-        self._grants: list[Grant] = []
         self.hold = self._client.concurrency
         self.spend = self._client.rate_limit
 
@@ -26,16 +22,13 @@ class Ours(Worker):
         with contextlib.suppress(LimitExists):
             self._client.create_limit(name, slots, slot_decay_per_second=rate)
 
-    def keep(self, name: str) -> None:
-        """Hold a slot from now on."""
-        self._grants.append(self._client.acquire(name))
-
     def connect(self, count: int) -> int:
         """So many more connections, each of a session of its own; how many there are."""
         made = [Client(self._socket) for _ in range(count)]
         self._more += made
         for client in made:
-            client.status()
+            with contextlib.suppress(LimitNotFound):  # a status is more work, with many limits
+                client.read_limit("a limit that nobody has made")
         return len(self._more)
 
     def disconnect(self) -> None:
@@ -56,17 +49,9 @@ class Ours(Worker):
     def tasks(self, name: str, count: int, tasks: int, loop: str) -> float:
         """`count` cycles in all by so many tasks of the asyncio client; microseconds each."""
         from bench.clients.crowd import cycle_in_tasks  # asyncio takes a while to import
+        from bench.clients.many_tasks import run_on
 
         return run_on(loop)(cycle_in_tasks(self._socket, name, count // tasks, tasks))
-
-
-def run_on(loop: str) -> Callable[[Coroutine[Any, Any, float]], float]:
-    """What runs a coroutine on such a loop."""
-    if loop == "uvloop":
-        import uvloop
-
-        return uvloop.run
-    return asyncio.run
 
 
 def main(address: str) -> None:

@@ -11,14 +11,13 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import redis
 import redis.asyncio
 
-from bench.clients.ours import run_on
+from bench.clients.many_tasks import run_on, time_of
 from bench.clients.worker import Worker, serve
 
 LEASE_SECONDS = 30
@@ -90,20 +89,6 @@ async def cycle_in_tasks(socket: str, name: str, slots: int, each: int, tasks: i
         took = await time_of(cycle, each, tasks)
     await pool.aclose()
     return took
-
-
-async def time_of(
-    cycle: Callable[[int, int], Coroutine[Any, Any, None]], each: int, tasks: int
-) -> float:
-    """Microseconds of a cycle; `cycle` is given the number of its task, and how many to make."""
-    async with asyncio.TaskGroup() as group:
-        for task in range(tasks):
-            group.create_task(cycle(task, 1))  # connects
-    begin = time.perf_counter_ns()
-    async with asyncio.TaskGroup() as group:
-        for task in range(tasks):
-            group.create_task(cycle(task, each))
-    return (time.perf_counter_ns() - begin) / (each * tasks) / 1000
 
 
 def main(address: str) -> None:

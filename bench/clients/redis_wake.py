@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager, contextmanager
 import redis
 import redis.asyncio
 
-from bench.clients.ours import run_on
-from bench.clients.redis_lua import LEASE_SECONDS, TAKE, time_of
+from bench.clients.many_tasks import run_on, time_of
+from bench.clients.redis_lua import LEASE_SECONDS, TAKE
 from bench.clients.worker import Worker, serve
 
 GIVE = """
@@ -30,7 +30,7 @@ end
 class RedisWake(Worker):
     def __init__(self, socket: str) -> None:
         self._socket = socket
-        self._redis = redis.Redis(unix_socket_path=socket)
+        self._redis = redis.Redis(unix_socket_path=socket, socket_timeout=None)  # for BLPOP
         self._take = self._redis.register_script(TAKE)
         self._give = self._redis.register_script(GIVE)
         self._slots: dict[str, int] = {}
@@ -59,7 +59,9 @@ class RedisWake(Worker):
 
 async def cycle_in_tasks(socket: str, name: str, slots: int, each: int, tasks: int) -> float:
     """acquire + release, `each` times in each of so many tasks; microseconds each."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(f"unix://{socket}", max_connections=tasks)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        f"unix://{socket}", max_connections=tasks, socket_timeout=None
+    )
     async with redis.asyncio.Redis(connection_pool=pool) as client:
         take, give = client.register_script(TAKE), client.register_script(GIVE)
         keys = [name, f"{name}:free"]

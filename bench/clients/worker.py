@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 BODY_NS = 100_000  # of a hand-over: long enough that the other one stands in line again
 PAUSED = (
@@ -28,10 +28,17 @@ class Worker:
 
     hold: Callable[[str], AbstractContextManager[object]]
     spend: Callable[[str], object]  # returns when it may go
+    _kept: ClassVar[list[object]] = []
     poll_seconds = 0.0  # how often who waits looks; 0: it is told
 
     def prepare(self, name: str, slots: int, rate: float = 0.0) -> None:
         """There shall be such a limit, so many slots coming back each second."""
+
+    def keep(self, name: str) -> None:
+        """Hold a slot from now on."""
+        kept = self.hold(name)
+        kept.__enter__()
+        self._kept.append(kept)
 
     def nice(self) -> None:
         """Let others on this core go first: it is they who are measured."""

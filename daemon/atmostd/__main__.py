@@ -33,6 +33,7 @@ from atmostd.connection import Connection
 from atmostd.damage import Damage, Untrusted
 from atmostd.declared import Word
 from atmostd.door import Door
+from atmostd.garbage import collected_later, look_seldom
 from atmostd.idle import Idle
 from atmostd.journal import Journal, JournalError
 from atmostd.keeping import Keeping
@@ -141,7 +142,8 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self.configuration.reload)
         saved, recorded = kept.saved, kept.recorded
-        recovery.replay(recorded or (), self.registry, self.sessions)
+        with collected_later():
+            recovery.replay(recorded or (), self.registry, self.sessions)
         self.registry.starts += 1
         if recorded is not None and self._journal.is_behind:
             _log.warning(
@@ -234,7 +236,7 @@ class Daemon:
             limits=len(limits),
             sessions=len(self.sessions),
             held=len({number for limit in limits for number in limit.holders}),
-            waiting=len({ticket.number for limit in limits for ticket in limit.line}),
+            waiting=sum(limit.waiting_at_home() for limit in limits),
             trouble="; ".join(
                 filter(
                     None,
@@ -322,6 +324,7 @@ class Daemon:
 
     async def _stop_in_order(self) -> None:
         """Who asked is answered; who holds or waits will find it so at the next daemon."""
+        self.sessions.endings.finish()
         await self.turn.over()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(config.STOP_SECONDS):
@@ -481,6 +484,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.begin(logging.getLevelNamesMapping()[settings.log_level.upper()], settings.log_format)
         faulthandler.enable()  # whom the watchdog shoots says where it was
         _allow_many_descriptors()
+        look_seldom()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
         _serve(settings, started_by, starter)
         return 0

@@ -66,6 +66,11 @@ class Actor:
         return self.origin == IMPLICIT
 
     @property
+    def has_messages(self) -> bool:
+        """Whether any is on its way."""
+        return bool(self._inbox)
+
+    @property
     def at_rest(self) -> bool:
         """Whether nobody holds slots, waits, or has a message on its way."""
         return not (self.limit.holders or self.limit.line or self._inbox)

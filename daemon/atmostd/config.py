@@ -68,6 +68,7 @@ TEMPLATE_IDLE_SECONDS = (
     1.0  # until a limit that a template made is looked at; its next use makes it anew
 )
 TEMPLATES_SWEPT_AT_ONCE = 500  # then others have their turn
+SESSION_ENDS_A_TURN = 500  # and tickets that they let go of: some 5 ms with all that follows
 CHANGE_NANOSECONDS_A_TURN = 5_000_000  # many limits change at once; then others have their turn
 HOLDERS_TOLD_MAX = 5  # with a time-out; `atmost ps` tells them all
 USER_CHARS_MAX = 32  # as useradd(8) has it

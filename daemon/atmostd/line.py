@@ -77,9 +77,19 @@ class Line(Generic[T]):
         lane = self._lanes.get(ticket.shape)
         return next(iter(lane.values())) if lane else None
 
+    def like(self, ticket: T) -> int:
+        """How many ask the same as `ticket`, with it."""
+        return len(self._lanes.get(ticket.shape, ()))
+
     def places(self, tickets: list[T]) -> list[int]:
-        """The place of each of these tickets, 1 is the head. One O(n) pass for all of them."""
-        numbers = [number for lane in self._lanes.values() for number in lane]
+        """The place of each of these tickets, 1 is the head. One pass for all of them, to the last."""
+        last = max((ticket.number for ticket in tickets), default=0)
+        numbers: list[int] = []
+        for lane in self._lanes.values():
+            for number in lane:
+                if number > last:
+                    break
+                numbers.append(number)
         if len(self._lanes) > 1:
             numbers.sort()
         return [bisect_left(numbers, ticket.number) + 1 for ticket in tickets]

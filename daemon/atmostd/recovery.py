@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from atmostd.actor import Actor
 from atmostd.declared import HAND, IMPLICIT, Word
-from atmostd.limit import hold_again, leave, take
+from atmostd.grants import hold_again, leave, take
 from atmostd.records import (
     AnyRecord,
     Arrived,
@@ -35,7 +35,7 @@ from atmostd.records import (
 )
 from atmostd.registry import Registry, Request, limit_is, request_of, ticket_of
 from atmostd.session import Session, Sessions
-from atmostd.ticket import State, Tick, Ticket
+from atmostd.ticket import ENDED, HELD, State, Tick, Ticket
 
 
 def replay(recorded: Iterable[AnyRecord], registry: Registry, sessions: Sessions) -> None:
@@ -54,9 +54,11 @@ def forget_waiters(sessions: Sessions) -> None:
 
 
 def go_on(registry: Registry) -> None:
-    """Whoever may go now goes, and whose time is up is told: once settings and holders are known."""
+    """Whoever may go now goes, and who waits in vain or whose time is up is told: once settings and
+    holders are known. The daemon before may have died in the midst of that."""
     for actor in registry.actors.values():
         if actor.limit.line:
+            actor.limit.doubt_all()
             actor.post(Tick())
 
 
@@ -67,19 +69,24 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
     for actor in registry.actors.values():
         yield limit_is(actor)
     tickets: list[Ticket] = []
+    ended: list[SessionEnded] = []
     for session in sessions:
         session.record_anew()
         if session.tickets or session.revoked:
+            if session.has_ended:
+                ended.append(SessionEnded(session.began.serial))
             session.record()
             yield session.began
             tickets += session.tickets.values()
             yield from session.revoked.values()
+    if registry.some_wait_in_vain():
+        tickets = [ticket for ticket in tickets if not _waits_in_vain(ticket)]
     tickets.sort(key=_by_number)
     for ticket in tickets:
-        request = request_of(ticket)
+        request: Request = ticket.owner
         assert request.arrived is not None
         yield request.arrived
-        if ticket.state is State.HELD or ticket.state is State.ENDED:
+        if ticket.state is HELD or ticket.state is ENDED:
             yield Stands(
                 ticket.number,
                 request.token,
@@ -87,9 +94,16 @@ def checkpoint(registry: Registry, sessions: Sessions) -> Iterator[Record]:
                 [p.limit.name for p in ticket.parts if p.taken and not p.limit.deleted],
                 request.unguarded,
             )
+    yield from ended  # after their tickets, of which later records may tell
 
 
 _by_number = attrgetter("number")
+
+
+def _waits_in_vain(ticket: Ticket) -> bool:
+    """Whether it will be told that a limit is deleted. After a restart it is not there any more, as if it
+    had been told already: the name may be another limit's then."""
+    return ticket.state is State.WAITING and any(part.limit.deleted for part in ticket.parts)
 
 
 class Recovery:
@@ -107,6 +121,8 @@ class Recovery:
         for ticket in list(self._tickets.values()):
             if request_of(ticket).asker is _NOBODY:
                 leave(ticket)
+            elif _waits_in_vain(ticket):
+                self._gone(ticket.number)
         self._let_go_of_what_slates_say()
         self._sessions.end_idle(list(self._sessions))
         self._sessions.slates.keep_only(session.began.session for session in self._sessions)
@@ -130,7 +146,8 @@ class Recovery:
                 session = self._clients.pop(serial, None)
                 if session is not None:
                     for ticket in session.tickets.values():
-                        request_of(ticket).asker = _NOBODY  # it is Gone by a later record, or in the end
+                        # It is Gone by a later record, or in the end.
+                        request_of(ticket).asker = _NOBODY
                     session.tickets.clear()
                     session.revoked.clear()
                     self._sessions.end_idle([session])

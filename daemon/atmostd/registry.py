@@ -122,6 +122,7 @@ class Registry:
         refusals: Refusals,
     ) -> None:
         self.actors: dict[str, Actor] = {}
+        self._deleted: dict[Limit, Actor] = {}  # whose Tick somebody may wait for still
         self.next_token = 1  # fencing tokens rise over all limits, so also over a limit made again
         self.tokens_low_at = 1  # where the tokens set aside on disk come to their end
         self.on_tokens_low = _nobody_listens
@@ -211,16 +212,31 @@ class Registry:
     def forget(self, name: str) -> None:
         """The name is free again; the actor itself ends by its Delete."""
         actor = self.actors.pop(name)
+        if actor.limit.is_awaited or actor.has_messages:
+            self._forget_deleted()
+            self._deleted[actor.limit] = actor
         if self.watched:
             self.events.of_limit("deleted", actor.limit)
         self._implicit.discard(name)
         self._templated.discard(name)
         self._note_record(LimitDeleted(name))
 
+    def some_wait_in_vain(self) -> bool:
+        """Whether not all who waited for a limit that was deleted have been told so yet."""
+        self._forget_deleted()
+        return any(limit.line for limit in self._deleted)
+
+    def _forget_deleted(self) -> None:
+        for limit, actor in list(self._deleted.items()):
+            if not (actor.has_messages or limit.is_awaited):
+                del self._deleted[limit]
+
     def ring(self, limit: Limit, due: int) -> None:
         """The instant has come that this limit asked to be woken at."""
         actor = self.actors.get(limit.name)
-        if actor is not None and actor.limit is limit:
+        if actor is None or actor.limit is not limit:
+            actor = self._deleted.get(limit)
+        if actor is not None:
             actor.post(Tick(due))
 
     def stop(self) -> None:

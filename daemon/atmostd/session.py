@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -72,6 +73,9 @@ class Session:
         self._waiting: set[int] = set()  # requests that are in line, as far as we were told
         self._spent: dict[int, None] = {}  # requests that only spent: kept until they are seen
         self._recorded = False  # the journal knows who this is
+        self.has_ended = False  # and nothing will be left of it
+        self._is_over = False  # forgotten
+        self._going: list[int] = []  # requests that are still to be let go of, the next one last
         sessions.loop.add_reader(peer.pidfd, self._process_died)
 
     # Who it is
@@ -144,31 +148,61 @@ class Session:
             return  # it has come back on another one
         self._line = None
         self.ending = "process" if self.tickets and self._peer.is_ending() else "connection"
-        self.revoked.clear()
-        for request, ticket in list(self.tickets.items()):
-            if not (request_of(ticket).by_process and ticket.state is HELD):
-                self._let_go(request)
-        self._end_if_idle()
+        self._let_go_of_all(
+            request
+            for request, ticket in self.tickets.items()
+            if not (request_of(ticket).by_process and ticket.state is HELD)
+        )
 
     def _process_died(self) -> None:
+        self._sessions.loop.remove_reader(self._peer.pidfd)  # it would tell so in every turn
         self.ending = "process"
-        self.revoked.clear()
-        for request in list(self.tickets):
-            self._let_go(request)
+        self._let_go_of_all(self.tickets)
         line, self._line = self._line, None
         if line is not None:
             line.cut()  # a child of it may still hold the other end
         self._end_if_idle()
 
+    def _let_go_of_all(self, requests: Iterable[int]) -> None:
+        """What others wait for first. They may be thousands, so it takes several turns."""
+        self.revoked.clear()
+        self._going = sorted(requests, key=lambda request: self.tickets[request].state is not HELD)
+        self._going.reverse()
+        self.has_ended = len(self._going) == len(self.tickets)
+        self._sessions.endings.add(self)
+        if self._going and self.has_ended:
+            self._note_end()  # so that the next daemon lets go of the rest, if we do not come to it
+
+    def end_some(self, at_most: int) -> int:
+        """Let go of no more tickets than that. Returns how many it were."""
+        count = 0
+        while self._going and count < at_most:
+            request = self._going.pop()
+            if request in self.tickets:  # else it was refused, or timed out, meanwhile
+                self._let_go(request)
+                count += 1
+        if not self._going:
+            self._end_if_idle()
+        return count
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it has not let go yet of all that it shall."""
+        return bool(self._going)
+
     def _end_if_idle(self) -> None:
         if self._line is None:
             self._sessions.drop_held_back(self)
-        if not self.tickets and not self.revoked and self._line is None:
+        if not self.tickets and not self.revoked and self._line is None and not self._is_over:
+            self._is_over = True
             self._sessions.forget(self)
             self._sessions.loop.remove_reader(self._peer.pidfd)
             self._peer.close()
-            if self._recorded:
-                self._sessions.notes.note(SessionEnded(self.began.serial))
+            self._note_end()
+
+    def _note_end(self) -> None:
+        if self._recorded:
+            self._sessions.notes.note(SessionEnded(self.began.serial))
 
     # Messages
 
@@ -381,6 +415,7 @@ class Sessions:
         self.loop = asyncio.get_running_loop()
         self._processes = processes
         self.held_back: list[tuple[Session, Acquire]] | None = None  # None: nothing is
+        self.endings = Endings(self.loop)
         self._by_name: dict[bytes, Session] = {}
         self._counted = Door(bounds, refusals)
         self._last_serial = 0
@@ -397,6 +432,9 @@ class Sessions:
         Raises ProtocolError, or TooMany if it is a new one that may not come in.
         """
         known = self._by_name.get(hello.session)
+        if known is not None and known.is_going:
+            known.end_some(len(known.tickets))
+            known = self._by_name.get(hello.session)
         if known is not None:
             is_its = known.is_of(peer)
             peer.close()
@@ -464,6 +502,45 @@ class Sessions:
         session = self._by_name[began.session] = Session(self, began, peer)
         self._counted.enter(peer.uid)
         return session
+
+
+class Endings:
+    """Sessions that have ended let go of what they have: so many in one turn of the loop, that others
+    have theirs in between."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._sessions: deque[Session] = deque()
+        self._left = config.SESSION_ENDS_A_TURN  # in this turn
+        self._next_turn: asyncio.Handle | None = None
+
+    def add(self, session: Session) -> None:
+        """It has ended: now, or as soon as it is its turn, it lets go."""
+        self._sessions.append(session)
+        if self._left > 0:
+            self._end_some()
+        if self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._go_on)
+
+    def finish(self) -> None:
+        """All of them, at once."""
+        while self._sessions:
+            session = self._sessions.popleft()
+            session.end_some(len(session.tickets))
+
+    def _go_on(self) -> None:
+        self._left = config.SESSION_ENDS_A_TURN
+        self._next_turn = None
+        if self._sessions:
+            self._end_some()
+            self._next_turn = self._loop.call_soon(self._go_on)
+
+    def _end_some(self) -> None:
+        while self._sessions and self._left > 0:
+            session = self._sessions[0]
+            self._left -= 1 + session.end_some(self._left)
+            if not session.is_going:
+                self._sessions.popleft()
 
 
 def failed(request: int, error: AtmostError) -> Failed:

@@ -11,8 +11,7 @@ from typing import Any
 
 from atmost.exchange import Exchange
 from atmost.wire import Release, Resume
-from atmostd import connection
-from atmostd import limit as rules
+from atmostd import connection, grants
 from atmostd.clock import Alarm
 from atmostd.keeping import Keeping
 from atmostd.level import Level
@@ -94,8 +93,8 @@ def double_release(world: World) -> Iterator[Patch]:
         for part in taken:
             part.limit.held = max(0, part.limit.held - part.hold)
 
-    original = rules.leave
-    yield rules, "leave", leave
+    original = grants.leave
+    yield grants, "leave", leave
 
 
 def wall_clock_decay(world: World) -> Iterator[Patch]:
@@ -158,7 +157,7 @@ def holders_forgotten_on_restart(world: World) -> Iterator[Patch]:
     def forget(registry: Registry) -> None:
         for actor in registry.actors.values():
             for ticket in list(actor.limit.holders.values()):
-                rules.leave(ticket)
+                grants.leave(ticket)
 
     yield _after_replay(forget)
 
@@ -169,7 +168,7 @@ def places_lost_on_restart(world: World) -> Iterator[Patch]:
     def forget(registry: Registry) -> None:
         for actor in registry.actors.values():
             for ticket in list(actor.limit.line):
-                rules.leave(ticket)
+                grants.leave(ticket)
                 ticket.owner.asker.drop(ticket)
 
     yield _after_replay(forget)
@@ -258,7 +257,7 @@ def nobody_goes_after_a_time_out(world: World) -> Iterator[Patch]:
     def without(tickets: list[Ticket], now: int) -> list[Effect]:
         return []
 
-    yield rules, "_go_on_without", without
+    yield grants, "_go_on_without", without
 
 
 def idle_clients_forgotten_by_a_checkpoint(world: World) -> Iterator[Patch]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from atmost import wire
 from atmost.wire import Release
-from atmostd import connection
-from atmostd import limit as rules
+from atmostd import connection, grants, limit
 from atmostd.configuration import Configuration
 from atmostd.connection import Connection
 from atmostd.damage import Untrusted
@@ -119,12 +118,12 @@ def who_comes_back_is_believed(world: World) -> Iterator[Patch]:
     """A holder that nothing is known of gets its slots, whether or not others have them."""
 
     def readmit(ticket: Ticket, now: int) -> list[Effect]:
-        rules.take(ticket, now)
+        grants.take(ticket, now)
         for part in ticket.parts:
             part.limit.held = min(part.limit.held, part.limit.limit)
         return [Granted(ticket)]
 
-    yield rules, "_readmit", readmit
+    yield limit, "readmit", readmit
 
 
 def lost_and_not_told(world: World) -> Iterator[Patch]:
@@ -133,8 +132,8 @@ def lost_and_not_told(world: World) -> Iterator[Patch]:
     def readmit(ticket: Ticket, now: int) -> list[Effect]:
         return [effect for effect in original(ticket, now) if not isinstance(effect, Refused)]
 
-    original = rules._readmit
-    yield rules, "_readmit", readmit
+    original = grants.readmit
+    yield limit, "readmit", readmit
 
 
 # A journal that cannot be written

@@ -104,11 +104,9 @@ def _seams(world: World) -> Iterator[Patch]:
     yield reloading, "asyncio", Shim(asyncio, to_thread=at_once)
     yield Settings, "read_again", lambda self: self  # there is no configuration file
     yield config, "JOURNAL_BYTES_MAX", JOURNAL_BYTES_MAX
-    yield (
-        configuration,
-        "collected_later",
-        contextlib.nullcontext,
-    )  # a dead daemon turns nothing on again
+    for module in (configuration, daemon_main):
+        # A dead daemon turns nothing on again; and what is frozen keeps its slates, which are mapped.
+        yield module, "collected_later", contextlib.nullcontext
     yield keeping, "time", Shim(time, time_ns=lambda: world.wall)
     yield slates, "SHARED", world.host.shared_folder
     yield slates.Slates, "clear_up", clear_up

@@ -6,6 +6,7 @@ not in it. Prints the record: python -m tests.work.measure
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from atmost.errors import DaemonUnavailable
@@ -23,8 +25,9 @@ from tests.work.caller import PAUSES
 SOURCE = Path(__file__).with_name("allocations.c")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 FEW, MANY = 20, 170  # cycles
-CALLS = (sys.executable, "-m", "tests.work.calls")
-CALLER = (sys.executable, "-m", "tests.work.caller")
+COUNT_CALLS = (sys.executable, "-m", "tests.work.calls")
+CALLER = "tests.work.caller"
+LOOK, PAUSE = "look", "pause"  # how the caller knows that the daemon is done
 
 
 class Watched(RunningDaemon):
@@ -52,10 +55,26 @@ class Watched(RunningDaemon):
             return super()._answers()
 
 
-def cycle(daemon: RunningDaemon, cycles: int, *before: str, **environ: str) -> None:
+def cycle(
+    daemon: RunningDaemon,
+    cycles: int,
+    way: str = LOOK,
+    *before: str,
+    program: str = CALLER,
+    **environ: str,
+) -> None:
     """So many by a client process of its own."""
-    command = [*before, *CALLER, str(daemon.socket), str(cycles)]
-    subprocess.run(command, check=True, env={**os.environ, **environ})
+    caller = (sys.executable, "-m", program, str(daemon.socket), str(cycles), way)
+    subprocess.run([*before, *caller], check=True, env={**os.environ, **environ})
+
+
+@contextlib.contextmanager
+def _with_limit(daemon: Watched) -> Iterator[Watched]:
+    daemon.start()
+    with daemon.client() as client:
+        client.create_limit("work", 1)
+    yield daemon
+    daemon.stop()
 
 
 def daemon_calls(folder: Path, program: str = "atmostd") -> float:
@@ -67,25 +86,19 @@ def daemon_calls(folder: Path, program: str = "atmostd") -> float:
 
 def _daemon_calls(folder: Path, program: str, cycles: int) -> Counter[str]:
     counts = folder / "counts.json"
-    daemon = Watched(folder, *CALLS, str(counts), program=program).start()
-    with daemon.client() as client:
-        client.create_limit("work", 1)
-    cycle(daemon, cycles)
-    daemon.stop()
+    with _with_limit(Watched(folder, *COUNT_CALLS, str(counts), program=program)) as daemon:
+        cycle(daemon, cycles)
     return Counter(json.loads(counts.read_text()))
 
 
-def client_calls(folder: Path) -> float:
+def client_calls(folder: Path, program: str = CALLER) -> float:
     """System calls of a blocking client, for a cycle; without those that let time pass."""
-    daemon = Watched(folder / "c").start()
-    with daemon.client() as client:
-        client.create_limit("work", 1)
     found: list[Counter[str]] = []
-    for cycles in (FEW, MANY):
-        counts = folder / f"c{cycles}.json"
-        cycle(daemon, cycles, *CALLS, str(counts))
-        found.append(Counter(json.loads(counts.read_text())))
-    daemon.stop()
+    with _with_limit(Watched(folder / "c")) as daemon:
+        for cycles in (FEW, MANY):
+            counts = folder / f"c{cycles}.json"
+            cycle(daemon, cycles, PAUSE, *COUNT_CALLS, str(counts), program=program)
+            found.append(Counter(json.loads(counts.read_text())))
     return _difference(*found) - PAUSES
 
 
@@ -97,29 +110,40 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CC", "cc"))
 
 
-def allocations(folder: Path, program: str = "atmostd") -> tuple[float, float]:
-    """Of the daemon and of a blocking client, for a cycle. It takes a C compiler."""
-    library = folder / "allocations.so"
+def allocations_of_daemon(folder: Path, program: str = "atmostd") -> float:
+    """For a cycle. It takes a C compiler."""
+    counts, counting = _counting(folder)
+    daemon = Watched(folder / "ad", program=program)
+    daemon.environ = {**os.environ, **counting}
+    totals: list[int] = []
+    with _with_limit(daemon):
+        for cycles in (FEW, FEW, MANY):  # the first one only warms up
+            before = _number(counts)
+            cycle(daemon, cycles)
+            totals.append(_number(counts) - before)
+    return (totals[2] - totals[1]) / (MANY - FEW)
+
+
+def allocations_of_client(folder: Path, program: str = CALLER) -> float:
+    """Of a blocking client, for a cycle. It takes a C compiler."""
+    counts, counting = _counting(folder)
+    totals: list[int] = []
+    with _with_limit(Watched(folder / "ac")) as daemon:
+        for cycles in (FEW, MANY):
+            counts.unlink(missing_ok=True)
+            cycle(daemon, cycles, PAUSE, program=program, **counting)
+            totals.append(_number(counts))
+    return (totals[1] - totals[0]) / (MANY - FEW)
+
+
+def _counting(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Where they are counted, and what a process is to find in its environment."""
+    library, counts = folder / "allocations.so", folder / "allocations"
     found = compiler()
     assert found is not None, "counting allocations takes a C compiler: apt install gcc libc6-dev"
     subprocess.run([found, "-O2", "-shared", "-fPIC", "-o", library, SOURCE], check=True)
-    counting = {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
-    of_daemon, of_client = folder / "of-daemon", folder / "of-client"
-    daemon = Watched(folder / "a", program=program)
-    daemon.environ = {**os.environ, **counting, "ALLOCATIONS": str(of_daemon)}
-    daemon.start()
-    with daemon.client() as client:
-        client.create_limit("work", 1)
-    totals: list[tuple[int, int]] = []
-    for cycles in (FEW, FEW, MANY):  # the first one only warms up
-        before = _number(of_daemon)
-        of_client.unlink(missing_ok=True)
-        cycle(daemon, cycles, **counting, ALLOCATIONS=str(of_client))
-        totals.append((_number(of_daemon) - before, _number(of_client)))
-    daemon.stop()
-    _, few, many = totals
-    each = [(much - little) / (MANY - FEW) for little, much in zip(few, many, strict=True)]
-    return each[0], each[1]
+    environ = {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc", "ALLOCATIONS": str(counts)}
+    return counts, environ
 
 
 def daemon_keeps(folder: Path, program: str = "atmostd") -> float:
@@ -151,8 +175,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calls = {"daemon": daemon_calls(folder), "client": client_calls(folder)}
-        of_daemon, of_client = allocations(folder)
-    found = {"calls": calls, "allocations": {"daemon": of_daemon, "client": of_client}}
+        allocations = {
+            "daemon": allocations_of_daemon(folder),
+            "client": allocations_of_client(folder),
+        }
+    found = {"calls": calls, "allocations": allocations}
     print(json.dumps({VERSION: found}, indent=1))
 
 
