@@ -408,7 +408,7 @@ names = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/%&><"),
     min_size=1,
     max_size=12,
-).filter(lambda text: values._NAME.fullmatch(text) is not None)
+).filter(values._is_name)
 rates = st.one_of(
     st.just(0.0),
     st.integers(1, 10_000).map(lambda n: n / 60),

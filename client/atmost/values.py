@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,8 @@ NAMES_KNOWN = (
     1000  # good ones that are not looked at again: a program asks for few, again and again
 )
 
-_NAME = re.compile(rf"[^/%&><\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_CHARS_MAX}}}")
+# No pattern: compiling one would take longer than all else of this module.
+_NOT_IN_A_NAME = frozenset("/%&><").union(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
 
 Names = str | Iterable[str] | Mapping[str, int] | None
 
@@ -107,7 +107,9 @@ def slots_by_name(names: Names, occupy: Any = 1, field: str = "names") -> dict[s
 
 @functools.lru_cache(NAMES_KNOWN)
 def _is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
+    if not 0 < len(text) <= NAME_CHARS_MAX or not _NOT_IN_A_NAME.isdisjoint(text):
+        return False
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _is_whole(value: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -585,10 +585,22 @@ def spoken(hello: Hello) -> int:
 _prefix = struct.Struct(">I").unpack_from
 _prefix_of = struct.Struct(">I").pack
 _encoder = msgspec.msgpack.Encoder()
-_client_decoder = msgspec.msgpack.Decoder(ClientMessage)
-_daemon_decoder = msgspec.msgpack.Decoder(DaemonMessage)
-decode_client_message: Callable[[bytes | memoryview], ClientMessage] = _client_decoder.decode
-decode_daemon_message: Callable[[bytes | memoryview], DaemonMessage] = _daemon_decoder.decode
+
+# Made on first use: it takes a millisecond each, and a process needs one of them, if any.
+decode_client_message: Callable[[bytes | memoryview], ClientMessage]
+decode_daemon_message: Callable[[bytes | memoryview], DaemonMessage]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[[bytes | memoryview], Message]:
+        messages = {
+            "decode_client_message": ClientMessage,
+            "decode_daemon_message": DaemonMessage,
+        }
+        if name not in messages:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        decode = globals()[name] = msgspec.msgpack.Decoder(messages[name]).decode
+        return decode
 
 
 def encode(message: Message) -> bytes:

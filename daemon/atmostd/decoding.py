@@ -17,6 +17,7 @@ from atmost.errors import InvalidValue, ProtocolError
 _KINDS: dict[str, type[wire.Message]] = {
     kind.__struct_config__.tag: kind for kind in get_args(wire.ClientMessage)
 }
+_decode = wire.decode_client_message
 _NOT_DECODABLE = (ValueError, RecursionError)  # msgspec's own, no UTF-8, nested too deep
 
 
@@ -32,7 +33,7 @@ class WrongField(Exception):
 def message_of(body: memoryview) -> wire.ClientMessage:
     """The message. Raises WrongField if it can be answered, else ProtocolError."""
     try:
-        return wire.decode_client_message(body)
+        return _decode(body)
     except _NOT_DECODABLE as error:
         raise _refusal(body, error) from error
 
