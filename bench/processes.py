@@ -179,10 +179,11 @@ class Bench:
         self._servers += 1
         return self._folder / str(self._servers), self._runtime / str(self._servers)
 
-    def daemon(self, cores: Cores | None = None, *options: str) -> Daemon:
+    def daemon(self, cores: Cores | None = None, *options: str, program: str = "atmostd") -> Daemon:
         """Start one and wait until it answers."""
         with undisturbed():
-            made = Daemon(*self._places(), (cores or self.cores).answering, *options)
+            core = (cores or self.cores).answering
+            made = Daemon(*self._places(), core, *options, program=program)
             self._open.append(made)
         made.wait_until_ready()
         return made

@@ -100,8 +100,11 @@ class Server(ABC):
 class Daemon(Server):
     """An atmostd. Its journal is on: it can't be off."""
 
-    def __init__(self, folder: Path, memory: Path, core: int, *options: str) -> None:
+    def __init__(
+        self, folder: Path, memory: Path, core: int, *options: str, program: str = "atmostd"
+    ) -> None:
         self._options = options
+        self._program = program
         self.client = Client(folder / "socket")
         super().__init__(folder, memory, core)
 
@@ -110,7 +113,7 @@ class Daemon(Server):
         places["runtime-dir"] = self.memory
         options = [word for name, path in places.items() for word in (f"--{name}", str(path))]
         no_config = ("--config", os.devnull)  # not what this host's own daemon is told
-        return [sys.executable, "-m", "atmostd", *options, *no_config, *self._options]
+        return [sys.executable, "-m", self._program, *options, *no_config, *self._options]
 
     def answers(self) -> bool:
         try:

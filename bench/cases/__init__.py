@@ -14,6 +14,7 @@ from bench.cases.rates import rate
 from bench.cases.scale import connections, limits, several, together, waiters
 from bench.cases.shell import command, imports
 from bench.cases.soak import soak
+from bench.cases.steps import steps
 from bench.cases.storms import storms
 from bench.cases.tasks import tasks
 
@@ -21,6 +22,7 @@ CASES: dict[str, Case] = {
     case.name: case
     for case in (
         Case(acquire),
+        Case(steps, starts=3, rounds=5),
         Case(one_core, starts=2),
         Case(rate_limit),
         Case(redis_benchmark, starts=2, rounds=3),
