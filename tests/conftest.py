@@ -19,8 +19,9 @@ from hypothesis import settings
 from atmost.sync import Client
 from tests.support import RunningDaemon
 
-# A shell that has started us in the background has us ignore Ctrl-C, which many tests send.
+# A shell that has started us in the background has us ignore Ctrl-C, which many tests send, and Ctrl-\.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 settings.register_profile("quick", deadline=None, derandomize=True)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=2_000)
